@@ -1,0 +1,31 @@
+// Bytes to measure with: seeded, so that every run sees the same.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <random>
+#include <vector>
+
+namespace gpumig {
+
+inline std::vector<std::byte> RandomBytes(std::size_t size, std::uint64_t seed) {
+  std::mt19937_64 generator(seed);
+  std::vector<std::byte> bytes(size);
+  for (std::size_t i = 0; i < size; i += sizeof(std::uint64_t)) {
+    const std::uint64_t value = generator();
+    std::memcpy(bytes.data() + i, &value, size - i < sizeof(value) ? size - i : sizeof(value));
+  }
+  return bytes;
+}
+
+// Like the heap of a program: of each 64 bytes, 24 are random, the rest is zero. zstd -1 makes about half of it.
+inline std::vector<std::byte> HeapLikeBytes(std::size_t size, std::uint64_t seed) {
+  std::vector<std::byte> bytes = RandomBytes(size, seed);
+  for (std::size_t i = 0; i < size; ++i) {
+    if (i % 64 >= 24) bytes[i] = std::byte{0};
+  }
+  return bytes;
+}
+
+}  // namespace gpumig

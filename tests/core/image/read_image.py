@@ -1,0 +1,146 @@
+"""Reads a gpumig image as docs/image_format.md describes it: a check on that document, independent of the C++ reader.
+
+usage: read_image.py IMAGE_DIRECTORY
+
+Prints one JSON object: the image's digest, its facts, and the SHA-256 and size of each file. Exits 1 with a reason where the image
+does not hold. Standard library only; zstd payloads go through the `zstd` program.
+"""
+
+import hashlib
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+
+MAX_CHUNK = 4194304
+LIMITS = {"manifest": 256 << 20, "facts": 16 << 20, "chunks": 4194304, "files": 65536, "sections": 64}
+
+
+class Damaged(Exception):
+    pass
+
+
+def need(condition, what):
+    if not condition:
+        raise Damaged(what)
+
+
+class Reader:
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def take(self, size):
+        need(size <= len(self.data) - self.at, "ends early")
+        self.at += size
+        return self.data[self.at - size:self.at]
+
+    def number(self, size):
+        return int.from_bytes(self.take(size), "little")
+
+    def left(self):
+        return len(self.data) - self.at
+
+
+def read_prefix(data):
+    need(len(data) <= LIMITS["manifest"], "manifest too long")
+    need(len(data) >= 64, "manifest shorter than its prefix")
+    magic, major, _minor, flags, total = struct.unpack("<8sHHIQ", data[:24])
+    need(magic == b"GPUMIGIM", "magic")
+    need(major == 1, "format version %d, not 1" % major)
+    need(total == len(data), "total length")
+    need(hashlib.sha256(data[:24] + data[56:]).digest() == data[24:56], "digest of the manifest")
+    need(flags == 0 and data[56:64] == bytes(8), "reserved bytes of the prefix")
+
+
+def read_sections(data):
+    reader, sections, count = Reader(data), {}, 0
+    while reader.left():
+        count += 1
+        tag, flags, length = reader.take(4).decode("ascii"), reader.number(4), reader.number(8)
+        need(re.fullmatch("[A-Z]{4}", tag) and flags <= 1 and count <= LIMITS["sections"], "section header")
+        content = reader.take(length)
+        if tag not in ("FACT", "CHNK", "FILE"):
+            need(flags == 0, "unknown critical section " + tag)
+            continue
+        need(tag not in sections, "section twice: " + tag)
+        sections[tag] = content
+    need(len(sections) == 3, "missing section")
+    return sections
+
+
+def read_chunks(data):
+    reader, chunks = Reader(data), []
+    count = reader.number(4)
+    need(count <= LIMITS["chunks"] and reader.left() == 40 * count, "chunk count")
+    for _ in range(count):
+        digest, size, kind, flags, reserved = struct.unpack("<32sIBBH", reader.take(40))
+        need(1 <= size <= MAX_CHUNK and kind <= 3 and flags <= 1 and reserved == 0, "chunk entry")
+        need((flags == 1) == (digest == bytes(32)), "zero flag and digest")
+        chunks.append((None if flags else digest, size))
+    return chunks
+
+
+def read_files(data, chunks):
+    reader, files, used = Reader(data), [], set()
+    count = reader.number(4)
+    need(count <= LIMITS["files"], "file count")
+    for _ in range(count):
+        name = reader.take(reader.number(4)).decode("ascii")
+        mode, size, length = reader.number(4), reader.number(8), reader.number(4)
+        need(re.fullmatch(r"[A-Za-z0-9._-]{1,255}", name) and name not in (".", ".."), "file name")
+        need(mode <= 0o777 and (not files or files[-1][0] < name), "file entry")
+        indexes = [reader.number(4) for _ in range(length)]
+        need(all(i < len(chunks) for i in indexes) and sum(chunks[i][1] for i in indexes) == size, "file size")
+        used.update(indexes)
+        files.append((name, indexes))
+    need(reader.left() == 0 and len(used) == len(chunks), "unused chunks or bytes")
+    return files
+
+
+
+
+def read_chunk(directory, digest, size):
+    if digest is None:
+        return bytes(size)
+    name = digest.hex()
+    path = os.path.join(directory, "chunks", name[:2], name)
+    need(os.path.isfile(path) and not os.path.islink(path), "chunk %s is missing" % name)
+    with open(path, "rb") as file:
+        data = file.read(24 + MAX_CHUNK + 1)
+    need(len(data) > 24, "chunk %s is cut" % name)
+    magic, version, codec, reserved, plain, stored, tail = struct.unpack("<8sHBBIII", data[:24])
+    need((magic, version, reserved, tail) == (b"GPUMIGCH", 1, 0, 0), "chunk header of " + name)
+    need(plain == size and stored == len(data) - 24 and codec <= 1, "chunk sizes of " + name)
+    payload = data[24:]
+    if codec == 1:
+        payload = subprocess.run(["zstd", "-dcq"], input=payload, stdout=subprocess.PIPE, check=True).stdout
+    need(len(payload) == size and hashlib.sha256(payload).digest() == digest, "content of chunk " + name)
+    return payload
+
+
+def main(directory):
+    with open(os.path.join(directory, "manifest"), "rb") as file:
+        data = file.read(LIMITS["manifest"] + 1)
+    read_prefix(data)
+    sections = read_sections(data[64:])
+    need(len(sections["FACT"]) <= LIMITS["facts"], "facts too long")
+    chunks = read_chunks(sections["CHNK"])
+    files = {}
+    for name, indexes in read_files(sections["FILE"], chunks):
+        digest, size = hashlib.sha256(), 0
+        for index in indexes:
+            plain = read_chunk(directory, *chunks[index])
+            digest.update(plain)
+            size += len(plain)
+        files[name] = {"sha256": digest.hexdigest(), "bytes": size}
+    facts = json.loads(sections["FACT"].decode("utf-8"))
+    print(json.dumps({"image_digest": hashlib.sha256(data).hexdigest(), "facts": facts, "files": files}))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1])
+    except (Damaged, OSError, ValueError, subprocess.CalledProcessError) as error:
+        sys.exit("%s: %s" % (sys.argv[1], error))
