@@ -1,0 +1,155 @@
+#include "core/host/workload_tree.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "core/host/process.h"
+
+namespace gpumig {
+namespace {
+
+constexpr int kMostRescans = 50;
+constexpr std::chrono::seconds kRefreezeLimit{10};
+// Long enough for a child of vfork() to exec.
+constexpr std::chrono::milliseconds kVforkPause{2};
+
+Result<void> CheckMovable(pid_t root) {
+  if (root <= 1) return MakeError(ErrorCode::kInvalidArgument, "process {} is not a workload", root);
+  const std::vector<pid_t> tree = GPUMIG_TRY(ProcessTree(root));
+  if (std::find(tree.begin(), tree.end(), getpid()) != tree.end()) {
+    return MakeError(ErrorCode::kInvalidArgument, "process {} is an ancestor of gpumig itself", root)
+        .WithNextStep("run gpumig from a shell that the workload did not start");
+  }
+  // Only kernel threads have no program.
+  std::error_code error;
+  const std::filesystem::path program = std::filesystem::read_symlink(fmt::format("/proc/{}/exe", root), error);
+  if (error || program.empty()) return MakeError(ErrorCode::kInvalidArgument, "process {} is a kernel thread", root);
+  return Ok();
+}
+
+}  // namespace
+
+Result<WorkloadTree> WorkloadTree::Take(pid_t root, Cgroup cgroup) {
+  GPUMIG_TRY(CheckMovable(root));
+  const ProcessStat stat = GPUMIG_TRY(ReadProcessStat(root));
+  WorkloadTree tree(root, stat.start_ticks, std::move(cgroup));
+  for (int i = 0; i < kMostRescans; ++i) {
+    if (!GPUMIG_TRY(tree.TakeStrays())) return tree;
+  }
+  GPUMIG_TRY(tree.Release());
+  return MakeError(ErrorCode::kFailedPrecondition, "process {} starts children faster than they can be gathered", root);
+}
+
+Result<bool> WorkloadTree::TakeStrays() {
+  const std::string ours = "/" + std::filesystem::relative(cgroup_.path(), GPUMIG_TRY(CgroupRoot())).string();
+  bool found = false;
+  for (const pid_t pid : GPUMIG_TRY(ProcessTree(root_))) {
+    const Result<std::string> from = CgroupPathOf(pid);
+    if (!from || *from == ours) continue;
+    Result<void> added = cgroup_.Add(pid);
+    if (!added && added.error().code() == ErrorCode::kNotFound) continue;  // It ended meanwhile.
+    GPUMIG_TRY(std::move(added));
+    came_from_.emplace(pid, *from);
+    found = true;
+  }
+  return found;
+}
+
+Result<std::vector<pid_t>> WorkloadTree::Processes() const {
+  std::vector<pid_t> processes = GPUMIG_TRY(cgroup_.Processes());
+  const auto root = std::find(processes.begin(), processes.end(), root_);
+  if (root == processes.end()) return MakeError(ErrorCode::kNotFound, "process {} has ended", root_);
+  std::rotate(processes.begin(), root, root + 1);
+  return processes;
+}
+
+Result<void> WorkloadTree::Freeze(std::chrono::milliseconds limit) {
+  const auto deadline = std::chrono::steady_clock::now() + limit;
+  while (true) {
+    GPUMIG_TRY(cgroup_.Freeze(limit));
+    const bool strays = GPUMIG_TRY(TakeStrays());
+    const std::vector<pid_t> processes = GPUMIG_TRY(cgroup_.Processes());
+    const bool in_vfork = std::any_of(processes.begin(), processes.end(), WaitsForVforkChild);
+    if (!strays && !in_vfork) break;
+    if (std::chrono::steady_clock::now() >= deadline) {
+      GPUMIG_TRY(cgroup_.Thaw());
+      return MakeError(ErrorCode::kDeadlineExceeded, "process {} starts children faster than they can be frozen",
+                       root_);
+    }
+    if (in_vfork) {
+      GPUMIG_TRY(cgroup_.Thaw());
+      std::this_thread::sleep_for(kVforkPause);
+    }
+  }
+  const ProcessStat stat = GPUMIG_TRY(ReadProcessStat(root_));
+  if (stat.start_ticks != start_ticks_ || stat.state == 'Z') {
+    return MakeError(ErrorCode::kNotFound, "process {} has ended", root_);
+  }
+  return Ok();
+}
+
+Result<TreeFacts> WorkloadTree::Facts() const {
+  const std::vector<pid_t> processes = GPUMIG_TRY(Processes());
+  TreeFacts facts;
+  facts.inner_root = GPUMIG_TRY(NamespacePids(root_)).back();
+  facts.process_count = processes.size();
+  facts.resident_bytes = MemoryOf(processes).resident_bytes;
+  for (const pid_t pid : processes) {
+    const std::vector<pid_t> ids = GPUMIG_TRY(InnerThreadIds(pid));
+    facts.inner_ids.insert(facts.inner_ids.end(), ids.begin(), ids.end());
+    const pid_t session = GPUMIG_TRY(ReadProcessStat(pid)).session;
+    if (std::find(processes.begin(), processes.end(), session) == processes.end()) facts.session_outside = true;
+  }
+  std::sort(facts.inner_ids.begin(), facts.inner_ids.end());
+  return facts;
+}
+
+Result<void> WorkloadTree::Dump(const Criu& criu, const Cgroup& criu_cgroup, const std::filesystem::path& images,
+                                const CriuNotify& notify) {
+  const TreeFacts facts = GPUMIG_TRY(Facts());
+  CriuPlace place;
+  place.cgroup = &criu_cgroup;
+  CriuDump dump;
+  // From inside its pid namespace, unless it is that namespace's first process: then CRIU dumps the namespace too.
+  const bool inside = facts.inner_root != 1;
+  if (inside) place.namespaces_of = root_;
+  dump.root = inside ? facts.inner_root : root_;
+  dump.images = images;
+  dump.freeze_cgroup = cgroup_.path();
+  dump.session_outside = facts.session_outside;
+  Result<void> dumped = DumpWithCriu(criu, place, dump, notify);
+  // CRIU thaws the tree while it works; whatever it answered, look at what the kernel says now.
+  GPUMIG_TRY(CheckWhole(facts.process_count));
+  return dumped;
+}
+
+Result<void> WorkloadTree::CheckWhole(std::size_t process_count) {
+  GPUMIG_TRY(Freeze(kRefreezeLimit));
+  const std::size_t left = GPUMIG_TRY(Processes()).size();
+  if (left < process_count) {
+    return MakeError(ErrorCode::kLost, "{} of {} processes died while CRIU dumped them", process_count - left,
+                     process_count);
+  }
+  return Ok();
+}
+
+Result<void> WorkloadTree::Release() {
+  const std::filesystem::path hierarchy = GPUMIG_TRY(CgroupRoot());
+  const Result<std::vector<pid_t>> now = cgroup_.Processes();
+  if (!now) return now.error();
+  for (const pid_t pid : *now) {
+    // A child that was born in our cgroup goes where its root came from.
+    const auto known = came_from_.find(pid);
+    const auto from = known != came_from_.end() ? known : came_from_.find(root_);
+    if (from == came_from_.end()) continue;
+    Cgroup home = GPUMIG_TRY(Cgroup::Open(hierarchy / from->second.substr(1)));
+    Result<void> moved = home.Add(pid);
+    if (!moved && moved.error().code() != ErrorCode::kNotFound) return moved;
+  }
+  came_from_.clear();
+  return Ok();
+}
+
+}  // namespace gpumig

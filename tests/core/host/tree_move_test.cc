@@ -1,0 +1,214 @@
+// Real trees through real CRIU: into images, and back up to the gate in fresh namespaces.
+#include <fcntl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <thread>
+
+#include "core/base/child_process.h"
+#include "core/base/file.h"
+#include "core/host/process.h"
+#include "core/host/restored_tree.h"
+#include "core/host/workload_tree.h"
+#include "tests/support/matchers.h"
+#include "tests/support/needs.h"
+
+namespace gpumig {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+class TreeMoveTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    GPUMIG_NEEDS_ROOT();
+    auto criu = FindCriu();
+    GPUMIG_NEEDS("criu", criu.has_value(), "needs CRIU");
+    criu_ = *criu;
+    setenv("GPUMIG_INIT", GPUMIG_INIT, 1);
+    auto directory = TemporaryDirectory::Create("/dev/shm", "gpumig-tree-move");
+    ASSERT_THAT(directory, IsOk());
+    directory_.emplace(std::move(*directory));
+    log_ = directory_->path() / "count";
+    base_ = fmt::format("gpumig/test-{}", getpid());
+    auto base = Cgroup::Create(base_);
+    ASSERT_THAT(base, IsOk());
+    cgroup_.emplace(std::move(*base));
+  }
+  void TearDown() override {
+    if (!cgroup_) return;
+    EXPECT_THAT(cgroup_->Kill(seconds(10)), IsOk());
+    EXPECT_THAT(cgroup_->Remove(), IsOk());
+  }
+
+  Cgroup Child(const std::string& name) { return *Cgroup::Create(base_ + "/" + name); }
+
+  ChildProcess StartCounter() {
+    ChildProcess::Options options;
+    const UniqueFd null(open("/dev/null", O_RDWR | O_CLOEXEC));
+    options.arguments = {COUNTER, log_};
+    options.descriptors = {{null.get(), 0}, {null.get(), 1}, {null.get(), 2}};
+    options.new_session = true;
+    return std::move(*ChildProcess::Start(options));
+  }
+
+  std::uint64_t Lines() const {
+    const auto text = ReadTextFile(log_);
+    return text ? static_cast<std::uint64_t>(std::count(text->begin(), text->end(), '\n')) : 0;
+  }
+  // Waits until the workload has counted `more` further.
+  testing::AssertionResult CountsOn(std::uint64_t more = 5) const {
+    const std::uint64_t wanted = Lines() + more;
+    for (int i = 0; i < 5000; ++i) {
+      if (Lines() >= wanted) return testing::AssertionSuccess();
+      std::this_thread::sleep_for(milliseconds(2));
+    }
+    return testing::AssertionFailure() << "stands at " << Lines() << ", wanted " << wanted;
+  }
+  // Every number once and in order: nothing lost, nothing twice.
+  testing::AssertionResult CountedByOne() const {
+    std::istringstream lines(*ReadTextFile(log_));
+    std::uint64_t expected = 1;
+    for (std::uint64_t number = 0; lines >> number; ++expected) {
+      if (number != expected) return testing::AssertionFailure() << number << " follows " << expected - 1;
+    }
+    return testing::AssertionSuccess();
+  }
+
+  Criu criu_;
+  std::optional<TemporaryDirectory> directory_;
+  std::filesystem::path log_;
+  std::string base_;
+  std::optional<Cgroup> cgroup_;
+};
+
+TEST_F(TreeMoveTest, ADumpLeavesTheTreeFrozenWholeAndAbleToRunOn) {
+  ChildProcess counter = StartCounter();
+  ASSERT_TRUE(CountsOn());
+  auto tree = WorkloadTree::Take(counter.pid(), Child("tree"));
+  ASSERT_THAT(tree, IsOk());
+  ASSERT_THAT(tree->Freeze(seconds(10)), IsOk());
+  const auto images = directory_->path() / "images";
+  ASSERT_THAT(MakeDirectories(images), IsOk());
+  ASSERT_THAT(tree->Dump(criu_, Child("criu"), images), IsOk());
+  EXPECT_TRUE(*tree->cgroup().IsFrozen());
+  const std::uint64_t at_dump = Lines();
+  std::this_thread::sleep_for(milliseconds(50));
+  EXPECT_EQ(Lines(), at_dump);
+  ASSERT_THAT(tree->Thaw(), IsOk());
+  EXPECT_TRUE(CountsOn());
+  EXPECT_TRUE(CountedByOne());
+  EXPECT_THAT(tree->Release(), IsOk());
+}
+
+TEST_F(TreeMoveTest, ARestoredTreeTakesNoStepBeforeTheGateOpensAndThenCountsOn) {
+  ChildProcess counter = StartCounter();
+  ASSERT_TRUE(CountsOn());
+  auto tree = WorkloadTree::Take(counter.pid(), Child("tree"));
+  ASSERT_THAT(tree, IsOk());
+  ASSERT_THAT(tree->Freeze(seconds(10)), IsOk());
+  const auto images = directory_->path() / "images";
+  ASSERT_THAT(MakeDirectories(images), IsOk());
+  const auto facts = tree->Facts();
+  ASSERT_THAT(facts, IsOk());
+  EXPECT_EQ(facts->process_count, 2u);
+  ASSERT_THAT(tree->Dump(criu_, Child("criu"), images), IsOk());
+
+  // The original is still there, frozen, with the same pids: a fresh namespace keeps them apart.
+  const RestorePlace place{base_ + "/copy", directory_->path() / "exit"};
+  auto copy = RestoredTree::RestoreToGate(criu_, images, *facts, place);
+  ASSERT_THAT(copy, IsOk());
+  const std::uint64_t at_gate = Lines();
+  std::this_thread::sleep_for(milliseconds(100));
+  EXPECT_EQ(Lines(), at_gate);
+  EXPECT_EQ(copy->Processes()->size(), 2u);
+  EXPECT_EQ(NamespacePids(copy->root())->back(), counter.pid());
+
+  ASSERT_THAT(tree->Kill(seconds(10)), IsOk());
+  ASSERT_THAT(copy->Thaw(), IsOk());
+  EXPECT_TRUE(CountsOn());
+  EXPECT_TRUE(CountedByOne());
+  ASSERT_THAT(copy->Discard(), IsOk());
+}
+
+TEST_F(TreeMoveTest, ADiscardedCopyLeavesNothingAndTheOriginalRunsOn) {
+  ChildProcess counter = StartCounter();
+  ASSERT_TRUE(CountsOn());
+  auto tree = WorkloadTree::Take(counter.pid(), Child("tree"));
+  ASSERT_THAT(tree, IsOk());
+  ASSERT_THAT(tree->Freeze(seconds(10)), IsOk());
+  const auto images = directory_->path() / "images";
+  ASSERT_THAT(MakeDirectories(images), IsOk());
+  const auto facts = tree->Facts();
+  ASSERT_THAT(tree->Dump(criu_, Child("criu"), images), IsOk());
+  auto copy = RestoredTree::RestoreToGate(criu_, images, *facts, {base_ + "/copy", directory_->path() / "exit"});
+  ASSERT_THAT(copy, IsOk());
+  const auto path = copy->cgroup().path();
+  ASSERT_THAT(copy->Discard(), IsOk());
+  EXPECT_FALSE(std::filesystem::exists(path));
+  ASSERT_THAT(tree->Thaw(), IsOk());
+  EXPECT_TRUE(CountsOn());
+  EXPECT_TRUE(CountedByOne());
+}
+
+TEST_F(TreeMoveTest, AWorkloadStartedInAHolderMovesWithItsPids) {
+  Cgroup tree_cgroup = Child("tree");
+  Holder::Command command;
+  command.arguments = {COUNTER, log_};
+  auto holder = Holder::Start(Child("init"), tree_cgroup, directory_->path() / "exit", command);
+  ASSERT_THAT(holder, IsOk());
+  EXPECT_EQ(holder->inner_pid(), 2);
+  ASSERT_TRUE(CountsOn());
+  pid_t root = 0;
+  const auto started = tree_cgroup.Processes();
+  ASSERT_THAT(started, IsOk());
+  for (const pid_t pid : *started) {
+    if (NamespacePids(pid)->back() == 2) root = pid;
+  }
+  auto tree = WorkloadTree::Take(root, tree_cgroup);
+  ASSERT_THAT(tree, IsOk());
+  ASSERT_THAT(tree->Freeze(seconds(10)), IsOk());
+  const auto images = directory_->path() / "images";
+  ASSERT_THAT(MakeDirectories(images), IsOk());
+  const auto facts = tree->Facts();
+  ASSERT_THAT(tree->Dump(criu_, Child("criu"), images), IsOk());
+  auto copy = RestoredTree::RestoreToGate(criu_, images, *facts, {base_ + "/copy", directory_->path() / "exit2"});
+  ASSERT_THAT(copy, IsOk());
+  ASSERT_THAT(tree->Kill(seconds(10)), IsOk());
+  ASSERT_THAT(copy->Thaw(), IsOk());
+  EXPECT_TRUE(CountsOn());
+  EXPECT_TRUE(CountedByOne());
+  EXPECT_EQ(NamespacePids(copy->root())->back(), 2);
+  ASSERT_THAT(copy->Discard(), IsOk());
+}
+
+TEST_F(TreeMoveTest, AHolderDiesWithItsStarterBeforeTheGate) {
+  pid_t init = 0;
+  {
+    auto holder = Holder::Start(Child("init"), Child("tree"), directory_->path() / "exit", std::nullopt);
+    ASSERT_THAT(holder, IsOk());
+    init = holder->init_pid();
+    EXPECT_EQ(kill(init, 0), 0);
+  }
+  Cgroup cgroup = Child("init");
+  for (int i = 0; i < 2000 && !cgroup.Processes()->empty(); ++i) std::this_thread::sleep_for(milliseconds(1));
+  EXPECT_TRUE(cgroup.Processes()->empty());
+}
+
+TEST_F(TreeMoveTest, ACommandThatCannotStartSaysWhy) {
+  Holder::Command command;
+  command.arguments = {"/no/such/program"};
+  EXPECT_THAT(Holder::Start(Child("init"), Child("tree"), directory_->path() / "exit", command),
+              FailsWith(ErrorCode::kNotFound, "start /no/such/program"));
+}
+
+TEST_F(TreeMoveTest, TakingOurOwnAncestorIsRefused) {
+  EXPECT_THAT(WorkloadTree::Take(getppid(), Child("tree")),
+              FailsWith(ErrorCode::kInvalidArgument, "ancestor of gpumig"));
+  EXPECT_THAT(WorkloadTree::Take(4194000, Child("tree")), FailsWith(ErrorCode::kNotFound, "4194000"));
+  EXPECT_THAT(WorkloadTree::Take(2, Child("tree")), testing::Not(IsOk()));
+}
+
+}  // namespace
+}  // namespace gpumig
