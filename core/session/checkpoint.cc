@@ -1,0 +1,181 @@
+#include "core/session/checkpoint.h"
+
+#include <sys/statvfs.h>
+
+#include <cerrno>
+#include <thread>
+
+#include "core/base/file.h"
+#include "core/host/process.h"
+#include "core/image/image_reader.h"
+#include "core/image/image_writer.h"
+#include "core/image/materialise.h"
+#include "core/session/restore_workload.h"
+
+namespace gpumig {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::chrono::microseconds Since(Clock::time_point start) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start);
+}
+
+std::chrono::microseconds SumOf(const std::vector<TimedPart>& parts) {
+  std::chrono::microseconds sum{0};
+  for (const TimedPart& part : parts) sum += part.duration;
+  return sum;
+}
+
+ParallelOptions ParallelWith(const PhaseProgressFn& progress, std::string_view phase) {
+  ParallelOptions parallel;
+  parallel.workers = std::max(1u, std::thread::hardware_concurrency());
+  if (progress) {
+    parallel.progress = [progress, phase = std::string(phase)](std::uint64_t done, std::uint64_t total) {
+      progress(phase, total == 0 ? 1.0 : static_cast<double>(done) / static_cast<double>(total));
+    };
+  }
+  return parallel;
+}
+
+// What can be known to be wrong before anything is stopped.
+Result<void> CheckImageDirectory(const std::filesystem::path& image) {
+  std::error_code error;
+  if (std::filesystem::exists(image, error) && !std::filesystem::is_empty(image, error)) {
+    return MakeError(ErrorCode::kAlreadyExists, "image directory {} is not empty", image.string())
+        .WithNextStep("name a directory that is empty or does not exist yet");
+  }
+  const std::filesystem::path parent = std::filesystem::absolute(image).lexically_normal().parent_path();
+  if (!std::filesystem::is_directory(parent, error)) {
+    return MakeError(ErrorCode::kNotFound, "there is no directory {} for the image", parent.string());
+  }
+  return Ok();
+}
+
+// Everything from the stop to the image, with the workload left stopped on success.
+Result<CheckpointReport> CaptureInto(const SessionContext& context, const CheckpointRequest& request,
+                                     WorkloadControl& control, const PhaseProgressFn& progress, Timeline& timeline,
+                                     bool& runs) {
+  GPUMIG_TRY(control.Stop(request.limits, timeline));
+  runs = false;
+  const WorkloadFacts facts = GPUMIG_TRY(control.Facts());
+  TemporaryDirectory staging = GPUMIG_TRY(TemporaryDirectory::Create(context.site.staging_directory, "gpumig-dump"));
+  GPUMIG_TRY(control.Dump(staging.path(), timeline));
+  if (request.leave_running) {
+    timeline.Begin("thaw");
+    GPUMIG_TRY(control.Resume());
+    timeline.End();
+    runs = true;
+  } else {
+    timeline.Begin("write_image");
+  }
+  WriteOptions options;
+  options.source.facts_json = ToJson(facts);
+  options.source.parallel = ParallelWith(progress, "writing the image");
+  options.compression = request.compression;
+  const ImageSummary summary = GPUMIG_TRY(WriteImage(staging.path(), request.image, options));
+  timeline.End();
+
+  CheckpointReport report;
+  report.image_digest = summary.image_digest.ToHex();
+  report.device_bytes = facts.gpu.device_bytes;
+  report.host_bytes = summary.total.plain_bytes - std::min(summary.total.plain_bytes, report.device_bytes);
+  report.stored_bytes = summary.total.stored_bytes;
+  report.device_path = facts.device_path();
+  return report;
+}
+
+}  // namespace
+
+Result<void> CheckRoom(const std::filesystem::path& directory, std::uint64_t needed_bytes, std::string_view what) {
+  struct statvfs room{};
+  if (statvfs(directory.c_str(), &room) != 0)
+    return Error::FromErrno(errno, fmt::format("look at {}", directory.string()));
+  const std::uint64_t free_bytes = std::uint64_t{room.f_bavail} * room.f_frsize;
+  if (free_bytes >= needed_bytes) return Ok();
+  return MakeError(ErrorCode::kNoSpace, "{} needs about {} MiB in {}, which has {} MiB free", what, needed_bytes >> 20,
+                   directory.string(), free_bytes >> 20)
+      .WithNextStep("free space there, or name another directory");
+}
+
+Outcome<CheckpointReport> CheckpointWorkload(const SessionContext& context, const CheckpointRequest& request,
+                                             const PhaseProgressFn& progress) {
+  const auto start = Clock::now();
+  const auto prepare = [&]() -> Result<WorkloadControl> {
+    GPUMIG_TRY(CheckImageDirectory(request.image));
+    const std::vector<pid_t> processes = GPUMIG_TRY(ProcessTree(request.workload.root));
+    GPUMIG_TRY(CheckRoom(context.site.staging_directory, MemoryOf(processes).anonymous_bytes, "the dump"));
+    return WorkloadControl::Attach(request.workload, context.site, context.criu, *context.device);
+  };
+  Result<WorkloadControl> control = prepare();
+  if (!control) return {control.error(), Aftermath::kUntouched};
+
+  Timeline timeline;
+  bool runs = true;
+  Result<CheckpointReport> report = CaptureInto(context, request, *control, progress, timeline, runs);
+  if (!report) {
+    if (report.error().code() == ErrorCode::kLost) return {report.error(), Aftermath::kLost};
+    Result<void> resumed = control->Resume();
+    if (!resumed) {
+      Error both = report.error();
+      both.AddContext(
+          fmt::format("{}; and to make it run again failed too: {}", request.workload.name, resumed.error().message()));
+      return {both.WithNextStep(fmt::format("gpumig resume {}", request.workload.name)), Aftermath::kFrozen};
+    }
+    return {report.error(), control->HasEnded() ? Aftermath::kEnded : Aftermath::kRunsOn};
+  }
+  report->downtime_parts = timeline.parts();
+  report->downtime = SumOf(timeline.parts());
+  if (!request.leave_running) {
+    Result<void> destroyed = control->Destroy();
+    if (!destroyed) return {destroyed.error(), Aftermath::kFrozen};
+  }
+  report->total = Since(start);
+  return {std::move(report), Aftermath::kUntouched};
+}
+
+Outcome<RestoreReport> RestoreImage(const SessionContext& context, const RestoreRequest& request,
+                                    const PhaseProgressFn& progress) {
+  const auto start = Clock::now();
+  const auto restore = [&]() -> Result<RestoreReport> {
+    OpenedImage image = GPUMIG_TRY(OpenImage(request.image));
+    const WorkloadFacts facts = GPUMIG_TRY(ParseWorkloadFacts(image.manifest.facts_json), "{}", request.image.string());
+    const std::string name = request.name.empty() ? facts.name : request.name;
+    GPUMIG_TRY(WorkloadRegistry(context.site).CheckFree(name));
+    RestoreReport report;
+    if (facts.uses_gpu()) report.gpu_map = GPUMIG_TRY(context.device->SolveMap(facts.gpu.gpus, request.asked_map));
+
+    Timeline timeline;
+    timeline.Begin("read_image");
+    const ImageSummary summary = GPUMIG_TRY(Summarise(image.manifest, image.image_digest, *image.store));
+    GPUMIG_TRY(
+        CheckRoom(context.site.staging_directory, summary.total.plain_bytes - summary.total.zero_bytes, "the restore"));
+    TemporaryDirectory staging =
+        GPUMIG_TRY(TemporaryDirectory::Create(context.site.staging_directory, "gpumig-restore"));
+    GPUMIG_TRY(
+        MaterialiseImage(image.manifest, *image.store, staging.path(), ParallelWith(progress, "reading the image")));
+    timeline.End();
+    GatedWorkload gated = GPUMIG_TRY(GatedWorkload::Restore(staging.path(), facts, name, report.gpu_map, context.site,
+                                                            context.criu, *context.device, timeline),
+                                     "restore {}", name);
+    timeline.Begin("thaw");
+    Result<void> opened = gated.Open();
+    timeline.End();
+    if (!opened) {
+      GPUMIG_TRY(gated.Discard());
+      return opened.error();
+    }
+    report.workload = gated.workload();
+    report.image_digest = image.image_digest.ToHex();
+    report.device_bytes = facts.gpu.device_bytes;
+    report.host_bytes = summary.total.plain_bytes - std::min(summary.total.plain_bytes, report.device_bytes);
+    report.stored_bytes = summary.total.stored_bytes;
+    report.device_path = facts.device_path();
+    report.parts = timeline.parts();
+    report.total = Since(start);
+    return report;
+  };
+  return {restore(), Aftermath::kUntouched};
+}
+
+}  // namespace gpumig

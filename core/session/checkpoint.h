@@ -1,0 +1,94 @@
+// Checkpoint and restore by hand: a workload into an image on disk, and back.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/base/result.h"
+#include "core/host/criu.h"
+#include "core/image/chunk_codec.h"
+#include "core/session/device_port.h"
+#include "core/session/registry.h"
+#include "core/session/site.h"
+#include "core/session/timeline.h"
+#include "core/session/workload_control.h"
+
+namespace gpumig {
+
+// How things stand after a session that failed.
+enum class Aftermath {
+  kUntouched,  // nothing was begun
+  kRunsOn,     // it was stopped, and runs on as before
+  kEnded,      // it ended by itself meanwhile
+  kFrozen,     // it stands frozen and whole; the error's next step settles it
+  kLost,
+};
+
+template <typename T>
+struct Outcome {
+  Result<T> result;
+  Aftermath aftermath = Aftermath::kUntouched;
+};
+
+// What sessions on this node work with. Borrows `device`.
+struct SessionContext {
+  Site site;
+  Criu criu;
+  DevicePort* device = nullptr;
+};
+
+// What is being done, and how much of it: 0 to 1.
+using PhaseProgressFn = std::function<void(std::string_view phase, double done)>;
+
+struct CheckpointRequest {
+  Workload workload;
+  std::filesystem::path image;  // empty or missing
+  bool leave_running = false;
+  StopLimits limits;
+  CompressionChoice compression;
+};
+
+struct CheckpointReport {
+  std::string image_digest;
+  std::uint64_t host_bytes = 0;  // of CRIU's files, without those that came from GPUs
+  std::uint64_t device_bytes = 0;
+  std::uint64_t stored_bytes = 0;
+  std::string device_path;
+  std::vector<TimedPart> downtime_parts;
+  std::chrono::microseconds downtime{0};
+  std::chrono::microseconds total{0};
+};
+
+// Without `leave_running` the workload is gone when this returns, and it is killed only after the image is whole and
+// safe on disk; until then every failure makes it run on.
+Outcome<CheckpointReport> CheckpointWorkload(const SessionContext& context, const CheckpointRequest& request,
+                                             const PhaseProgressFn& progress);
+
+struct RestoreRequest {
+  std::filesystem::path image;
+  std::string name;                // empty: as it was called
+  std::vector<GpuPair> asked_map;  // empty: chosen by SolveMap()
+};
+
+struct RestoreReport {
+  Workload workload;
+  std::vector<GpuPair> gpu_map;
+  std::string image_digest;
+  std::uint64_t host_bytes = 0;
+  std::uint64_t device_bytes = 0;
+  std::uint64_t stored_bytes = 0;
+  std::string device_path;
+  std::vector<TimedPart> parts;
+  std::chrono::microseconds total{0};
+};
+
+// A new instance of what was captured, whatever became of the original. Every byte is checked on its way.
+Outcome<RestoreReport> RestoreImage(const SessionContext& context, const RestoreRequest& request,
+                                    const PhaseProgressFn& progress);
+
+// How many bytes CRIU's files of these processes will take, at most roughly; and whether `directory` has room for them.
+Result<void> CheckRoom(const std::filesystem::path& directory, std::uint64_t needed_bytes, std::string_view what);
+
+}  // namespace gpumig

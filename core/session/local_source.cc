@@ -1,0 +1,102 @@
+#include "core/session/local_source.h"
+
+#include <algorithm>
+#include <thread>
+
+#include "core/host/process.h"
+
+namespace gpumig {
+namespace {
+
+constexpr const char* kImagesName = "images";
+constexpr const char* kFactsName = "facts.json";
+
+}  // namespace
+
+LocalSource::LocalSource(SessionContext context, Workload workload, StopLimits limits, const std::string& migration)
+    : context_(std::move(context)),
+      workload_(std::move(workload)),
+      limits_(limits),
+      staging_(context_.site.staging_directory / ("gpumig-out-" + migration)) {}
+
+// What was sealed stays in staging: a successor of this agent may still need it.
+LocalSource::~LocalSource() = default;
+
+Result<WorkloadControl*> LocalSource::Control() {
+  if (!control_) {
+    control_.emplace(GPUMIG_TRY(WorkloadControl::Attach(workload_, context_.site, context_.criu, *context_.device)));
+  }
+  return &*control_;
+}
+
+Result<SealedCapture> LocalSource::Capture(std::uint32_t, const CallLimit& limit) {
+  DropStaging();
+  const std::vector<pid_t> processes = GPUMIG_TRY(ProcessTree(workload_.root));
+  GPUMIG_TRY(CheckRoom(context_.site.staging_directory, MemoryOf(processes).anonymous_bytes, "the dump"));
+  WorkloadControl* control = GPUMIG_TRY(Control());
+  GPUMIG_TRY(MakeDirectories(staging_ / kImagesName));
+
+  Timeline timeline;
+  GPUMIG_TRY(control->Stop(limits_, timeline));
+  facts_ = GPUMIG_TRY(control->Facts());
+  GPUMIG_TRY(control->Dump(staging_ / kImagesName, timeline));
+  timeline.Begin("hash");
+  GPUMIG_TRY(WriteFileDurably(staging_ / kFactsName, ToJson(facts_)));
+  GPUMIG_TRY(ReadImage(limit.stop));
+  timeline.End();
+
+  SealedCapture sealed;
+  sealed.manifest = GPUMIG_TRY(ManifestDigest::FromHex(image_->image_digest().ToHex()));
+  sealed.copy = GPUMIG_TRY(Look());
+  sealed.parts = timeline.parts();
+  return sealed;
+}
+
+Result<void> LocalSource::ReadImage(std::stop_token stop) {
+  SourceOptions options;
+  options.facts_json = GPUMIG_TRY(ReadTextFile(staging_ / kFactsName));
+  options.parallel.workers = std::max(1u, std::thread::hardware_concurrency());
+  options.parallel.stop = std::move(stop);
+  facts_ = GPUMIG_TRY(ParseWorkloadFacts(options.facts_json));
+  image_.emplace(GPUMIG_TRY(BuildManifest(staging_ / kImagesName, options)));
+  image_bytes_ = 0;
+  for (const ManifestFile& file : image_->manifest().files) image_bytes_ += file.bytes;
+  return Ok();
+}
+
+Result<const HashedSource*> LocalSource::Image() {
+  if (!image_) GPUMIG_TRY(ReadImage({}), "read the sealed image of {} again", workload_.name);
+  return &*image_;
+}
+
+Result<void> LocalSource::Resume() {
+  const Result<ProcessStat> stat = ReadProcessStat(workload_.root);
+  const bool gone = !stat || stat->start_ticks != workload_.start_ticks || stat->state == 'Z';
+  if (!gone) {
+    WorkloadControl* control = GPUMIG_TRY(Control());
+    GPUMIG_TRY(control->Resume());
+  }
+  control_.reset();
+  DropStaging();
+  return Ok();
+}
+
+Result<void> LocalSource::Destroy() {
+  DropStaging();
+  return WorkloadControl::Destroy(workload_, context_.site);
+}
+
+Result<CopyState> LocalSource::Look() {
+  const Result<ProcessStat> stat = ReadProcessStat(workload_.root);
+  if (!stat || stat->start_ticks != workload_.start_ticks || stat->state == 'Z') return CopyState::kGone;
+  WorkloadControl* control = GPUMIG_TRY(Control());
+  return GPUMIG_TRY(control->tree().cgroup().IsFrozen()) ? CopyState::kStopped : CopyState::kLive;
+}
+
+void LocalSource::DropStaging() {
+  image_.reset();
+  std::error_code ignored;
+  std::filesystem::remove_all(staging_, ignored);
+}
+
+}  // namespace gpumig

@@ -1,0 +1,52 @@
+// LocalSource: the SourceWorkload of this host. Captures into memory-backed files; the image never touches the disk.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "core/base/file.h"
+#include "core/image/hashed_source.h"
+#include "core/session/checkpoint.h"
+#include "core/session/ports.h"
+#include "core/session/workload_control.h"
+
+namespace gpumig {
+
+// Ownership: borrows context.device. Thread safety: as SourceWorkload; image() from any thread between Capture() and
+// Resume() or Destroy().
+class LocalSource : public SourceWorkload {
+ public:
+  // `migration` names the staging directory, so that one that was left behind is found again.
+  LocalSource(SessionContext context, Workload workload, StopLimits limits, const std::string& migration);
+  ~LocalSource() override;
+
+  Result<SealedCapture> Capture(std::uint32_t attempt, const CallLimit& limit) override;
+  Result<void> Resume() override;
+  Result<void> Destroy() override;
+  Result<CopyState> Look() override;
+
+  // The sealed image; after a restart of the agent it is read again from what was left in staging.
+  // Errors: kNotFound, nothing was sealed here.
+  Result<const HashedSource*> Image();
+  // Of the captured workload. REQUIRES: Image() gave one
+  const WorkloadFacts& facts() const { return facts_; }
+  // Of all files of the image; 0 before one was sealed. Stays after the image has gone.
+  std::uint64_t image_bytes() const { return image_bytes_; }
+
+ private:
+  Result<WorkloadControl*> Control();
+  Result<void> ReadImage(std::stop_token stop);
+  void DropStaging();
+
+  SessionContext context_;
+  Workload workload_;
+  StopLimits limits_;
+  std::filesystem::path staging_;
+  std::optional<WorkloadControl> control_;
+  std::optional<HashedSource> image_;
+  WorkloadFacts facts_;
+  std::uint64_t image_bytes_ = 0;
+};
+
+}  // namespace gpumig
