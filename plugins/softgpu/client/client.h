@@ -1,0 +1,173 @@
+// This process's end of the software GPU: its session, the channels to the daemon, and what a checkpoint must find.
+//
+// A driver library has one state per process, made by cuInit and never destroyed, for programs call it until they exit.
+// Handles that the application holds are the daemon's ids; nothing else about contexts, streams or modules is kept
+// here.
+//
+// The restore thread reads and writes what is marked so, while every other thread may be stopped anywhere. It can,
+// because it does so only behind a closed and empty gate, and because none of it needs a lock or the heap.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "plugins/cuda_abi/cuda_abi.h"
+#include "plugins/softgpu/client/control_page.h"
+#include "plugins/softgpu/client/gate.h"
+#include "plugins/softgpu/wire/packet.h"
+#include "plugins/softgpu/wire/protocol.h"
+
+namespace softgpu {
+
+// What the daemon's end answers with when it has gone: as if the device had fallen off the bus.
+inline constexpr cuda_abi::CUresult kConnectionLost = cuda_abi::CUDA_ERROR_DEVICE_UNAVAILABLE;
+
+struct DeviceSlot {
+  DeviceDescription description;
+  std::uint64_t base = 0;  // Of the address range, which is set aside for good.
+  std::uint64_t span_bytes = 0;
+  int memory_fd = -1;           // Device memory; -1 while checkpointed.
+  std::byte* window = nullptr;  // All of it, for bulk copies; null while checkpointed.
+};
+
+// The connections and memory of a session. Used by the restore thread.
+struct SessionLink {
+  std::array<char, 108> socket_path{};
+  int owner_fd = -1;
+  int control_fd = -1;
+  Token token{};
+  std::array<DeviceSlot, kMaxDevices> devices{};
+  std::uint32_t device_count = 0;
+};
+
+class Client {
+ public:
+  // Null until cuInit has succeeded; in a child made by fork(), always null.
+  static Client* Get();
+  // cuInit: connects, opens a session, starts the restore thread.
+  static cuda_abi::CUresult Initialize();
+
+  SessionLink& link() { return link_; }
+  Gate& gate() { return gate_; }
+  std::uint32_t device_count() const { return link_.device_count; }
+  bool IsDevice(std::uint64_t address) const { return SlotOf(address) != nullptr; }
+  // REQUIRES: IsDevice(address), and inside the gate.
+  std::byte* Window(std::uint64_t address) const;
+
+  // Sends `request` and waits for its reply, inside the gate. `context`: the calling thread's current one.
+  template <typename Request>
+  cuda_abi::CUresult Call(Id context, const Request& request, typename Request::Reply& reply,
+                          std::span<const std::byte> payload = {}, std::span<std::byte>* reply_payload = nullptr,
+                          int fd = -1) {
+    const Gate::Pass pass(gate_);
+    Channel channel(*this);
+    return channel.Call(context, request, reply, payload, reply_payload, fd);
+  }
+  template <typename Request>
+  cuda_abi::CUresult Call(Id context, const Request& request) {
+    typename Request::Reply reply{};
+    return Call(context, request, reply);
+  }
+
+  // A connection for the calling thread alone while it lives. REQUIRES: inside the gate
+  class Channel {
+   public:
+    explicit Channel(Client& client);
+    ~Channel();
+    Channel(const Channel&) = delete;
+    Channel& operator=(const Channel&) = delete;
+
+    template <typename Request>
+    cuda_abi::CUresult Call(Id context, const Request& request, typename Request::Reply& reply,
+                            std::span<const std::byte> payload = {}, std::span<std::byte>* reply_payload = nullptr,
+                            int fd = -1) {
+      Exchange exchange;
+      exchange.header.op = Request::kOp;
+      exchange.header.context = context;
+      exchange.body = std::as_bytes(std::span(&request, 1));
+      exchange.payload = payload;
+      if (fd >= 0) exchange.fds = std::span(&fd, 1);
+      exchange.reply_body = std::as_writable_bytes(std::span(&reply, 1));
+      if (reply_payload != nullptr) exchange.reply_payload = *reply_payload;
+      const cuda_abi::CUresult result = Do(exchange);
+      if (reply_payload != nullptr) *reply_payload = exchange.reply_payload;
+      return result;
+    }
+
+   private:
+    cuda_abi::CUresult Do(Exchange& exchange);
+
+    Client& client_;
+    int* slot_;  // Of client_.channels_.
+  };
+
+  // Starts the service thread, which does what streams need done in this process, if it does not run yet.
+  cuda_abi::CUresult EnsureService();
+  // 0: it waits at the gate. 1: it waits for work. 2: it works. Used by the restore thread.
+  std::atomic<std::uint32_t>& service_state() { return service_state_; }
+
+  // Closes every connection but the owner's and the control one. Used by the restore thread.
+  void CloseChannels();
+
+  // Host memory that the application has pinned.
+  void AddPinned(std::uint64_t base, std::uint64_t bytes, std::uint32_t flags, bool is_ours);
+  struct Pinned {
+    std::uint64_t bytes = 0;
+    std::uint32_t flags = 0;
+    bool is_ours = false;  // From cuMemHostAlloc.
+  };
+  // False: nothing pinned begins at `base`.
+  bool TakePinned(std::uint64_t base, bool is_ours, Pinned& pinned);
+  bool FindPinned(std::uint64_t address, std::uint64_t bytes, std::uint64_t& base, Pinned& pinned);
+
+  // Where a launch puts its parameters.
+  void AddLayout(Id function, std::span<const ParameterPlace> places);
+  bool FindLayout(Id function, std::vector<ParameterPlace>& places);
+
+ private:
+  static constexpr std::size_t kMaxChannels = 256;
+
+  Client() { channels_.fill(-1); }
+  ~Client();
+  cuda_abi::CUresult Start();
+  cuda_abi::CUresult OpenSession();
+  cuda_abi::CUresult StartControl();
+  const DeviceSlot* SlotOf(std::uint64_t address) const;
+  void Serve();
+  void DoService(const request::ServiceWait::Reply& item);
+  int* TakeChannel();
+  static void BeforeFork();
+  static void AfterForkInParent();
+  static void AfterForkInChild();
+
+  SessionLink link_;
+  Gate gate_;
+  int control_memory_fd_ = -1;
+  ControlPage* control_page_ = nullptr;
+  std::array<int, 2> command_pipe_{-1, -1};
+  std::array<int, 2> answer_pipe_{-1, -1};
+
+  std::mutex mutex_;  // Guards what follows, save for the restore thread's CloseChannels().
+  std::condition_variable channel_free_;
+  std::array<int, kMaxChannels> channels_{};  // Those in use are guarded by their users being one each.
+  std::array<bool, kMaxChannels> busy_{};
+  std::map<std::uint64_t, Pinned> pinned_;
+  std::map<Id, std::vector<ParameterPlace>> layouts_;
+  bool service_started_ = false;
+  int service_fd_ = -1;  // The service thread's, and in CloseChannels() the restore thread's.
+  std::atomic<std::uint32_t> service_state_{0};
+};
+
+// Connects and says which session the connection belongs to. -1: it cannot be had. Used by the restore thread.
+int ConnectChannel(const SessionLink& link);
+
+// All of a device's memory, not for children. Null: the system refuses. Used by the restore thread.
+std::byte* MapWindow(const DeviceSlot& slot);
+
+}  // namespace softgpu

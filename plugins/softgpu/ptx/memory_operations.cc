@@ -1,0 +1,229 @@
+#include "plugins/softgpu/ptx/memory_operations.h"
+
+#include <array>
+#include <cstring>
+
+#include "plugins/softgpu/ptx/memory_access.h"
+
+namespace softgpu::ptx {
+namespace {
+
+template <class U>
+U LoadFrom(const std::byte* host) {
+  U value;
+  std::memcpy(&value, host, sizeof(U));
+  return value;
+}
+
+template <class U, std::size_t kCount>
+std::array<U*, kCount> ValueRows(Block& block, const Instruction& instruction) {
+  std::array<U*, kCount> rows;
+  for (std::size_t i = 0; i < kCount; ++i) rows[i] = block.Row<U>(instruction.rows[i]);
+  return rows;
+}
+
+// Is the address of each lane that of the lane before plus `bytes`?
+bool IsConsecutive(const std::uint64_t* addresses, const Lanes& lanes, std::size_t bytes) {
+  const std::uint64_t start = addresses[lanes.first];
+  std::uint64_t difference = 0;
+  for (std::size_t lane = lanes.first; lane < lanes.end; ++lane) {
+    difference |= addresses[lane] - start - (lane - lanes.first) * bytes;
+  }
+  return difference == 0;
+}
+
+// As IsConsecutive(), ruling most others out at once.
+bool IsCoalesced(const std::uint64_t* addresses, const Lanes& lanes, const View& view, std::size_t bytes) {
+  return lanes.index == nullptr && view.high - view.low == (lanes.count - 1) * bytes &&
+         IsConsecutive(addresses, lanes, bytes);
+}
+
+// Calls body(lane, host) for each lane until a fault.
+template <class Body>
+void ForEachResolved(Block& block, const Instruction& instruction, const Lanes& lanes, std::size_t bytes, bool write,
+                     Body body) {
+  const bool has_row = instruction.rows[kAddressRow] != kNoRow;
+  const std::uint64_t* const addresses = has_row ? block.Row<std::uint64_t>(instruction.rows[kAddressRow]) : nullptr;
+  const auto displacement = static_cast<std::uint64_t>(instruction.displacement);
+  for (std::uint32_t i = 0; i < lanes.count; ++i) {
+    const std::uint32_t lane = lanes.index == nullptr ? lanes.first + i : lanes.index[i];
+    const std::uint64_t address = (has_row ? addresses[lane] : 0) + displacement;
+    std::byte* const host = Resolve(block, instruction, lane, address, bytes, write);
+    if (host == nullptr) return;
+    body(lane, host);
+  }
+}
+
+template <class U, std::size_t kCount>
+void Load(Block& block, const Instruction& instruction, const Lanes& lanes) {
+  constexpr std::size_t kBytes = sizeof(U) * kCount;
+  const auto rows = ValueRows<U, kCount>(block, instruction);
+  View view;
+  if (!FindView(block, instruction, lanes, kBytes, false, &view)) {
+    ForEachResolved(block, instruction, lanes, kBytes, false, [&](std::uint32_t lane, const std::byte* host) {
+      for (std::size_t i = 0; i < kCount; ++i) rows[i][lane] = LoadFrom<U>(host + i * sizeof(U));
+    });
+    return;
+  }
+  const std::uint64_t* const addresses = block.Row<std::uint64_t>(instruction.rows[kAddressRow]);
+  if (kCount == 1 && view.low == view.high) {
+    const U value = LoadFrom<U>(view.host);
+    ForEachLane(lanes, [row = rows[0], value](std::size_t lane) { row[lane] = value; });
+  } else if (kCount == 1 && IsCoalesced(addresses, lanes, view, kBytes)) {
+    std::memcpy(rows[0] + lanes.first, view.host, lanes.count * kBytes);
+  } else {
+    const std::byte* const origin = view.host;
+    const std::uint64_t base = view.base - static_cast<std::uint64_t>(instruction.displacement);
+    ForEachLane(lanes, [=](std::size_t lane) {
+      const std::byte* const host = origin + (addresses[lane] - base);
+      for (std::size_t i = 0; i < kCount; ++i) rows[i][lane] = LoadFrom<U>(host + i * sizeof(U));
+    });
+  }
+}
+
+template <class U, std::size_t kCount>
+void Store(Block& block, const Instruction& instruction, const Lanes& lanes) {
+  constexpr std::size_t kBytes = sizeof(U) * kCount;
+  const auto rows = ValueRows<U, kCount>(block, instruction);
+  View view;
+  if (!FindView(block, instruction, lanes, kBytes, true, &view)) {
+    ForEachResolved(block, instruction, lanes, kBytes, true, [&](std::uint32_t lane, std::byte* host) {
+      for (std::size_t i = 0; i < kCount; ++i) std::memcpy(host + i * sizeof(U), rows[i] + lane, sizeof(U));
+    });
+    return;
+  }
+  const std::uint64_t* const addresses = block.Row<std::uint64_t>(instruction.rows[kAddressRow]);
+  if (kCount == 1 && IsCoalesced(addresses, lanes, view, kBytes)) {
+    std::memcpy(view.host, rows[0] + lanes.first, lanes.count * kBytes);
+    return;
+  }
+  // In order: of lanes that write to one place, the last wins.
+  const std::uint64_t base = view.base - static_cast<std::uint64_t>(instruction.displacement);
+  for (std::uint32_t i = 0; i < lanes.count; ++i) {
+    const std::uint32_t lane = lanes.index == nullptr ? lanes.first + i : lanes.index[i];
+    std::byte* const host = view.host + (addresses[lane] - base);
+    for (std::size_t k = 0; k < kCount; ++k) std::memcpy(host + k * sizeof(U), rows[k] + lane, sizeof(U));
+  }
+}
+
+template <class U, std::size_t kCount>
+void LoadParameter(Block& block, const Instruction& instruction, const Lanes& lanes) {
+  const auto rows = ValueRows<U, kCount>(block, instruction);
+  const auto address = static_cast<std::uint64_t>(instruction.displacement);
+  const std::byte* const host = Resolve(block, instruction, lanes.index == nullptr ? lanes.first : lanes.index[0],
+                                        address, sizeof(U) * kCount, false);
+  if (host == nullptr) return;
+  for (std::size_t i = 0; i < kCount; ++i) {
+    const U value = LoadFrom<U>(host + i * sizeof(U));
+    ForEachLane(lanes, [row = rows[i], value](std::size_t lane) { row[lane] = value; });
+  }
+}
+
+// Kernels of other streams may use the same memory, so these are atomic for the host too.
+template <class U, auto F>
+void Atomic(Block& block, const Instruction& instruction, const Lanes& lanes) {
+  U* const before = instruction.rows[0] == kNoRow ? nullptr : block.Row<U>(instruction.rows[0]);
+  const U* const b = block.Row<U>(instruction.rows[1]);
+  const U* const c = block.Row<U>(instruction.rows[2] == kNoRow ? instruction.rows[1] : instruction.rows[2]);
+  ForEachResolved(block, instruction, lanes, sizeof(U), true, [&](std::uint32_t lane, std::byte* host) {
+    U* const place = reinterpret_cast<U*>(host);
+    U old = __atomic_load_n(place, __ATOMIC_RELAXED);
+    while (!__atomic_compare_exchange_n(place, &old, static_cast<U>(F(old, b[lane], c[lane])), false, __ATOMIC_SEQ_CST,
+                                        __ATOMIC_RELAXED)) {
+    }
+    if (before != nullptr) before[lane] = old;
+  });
+}
+
+using U16 = std::uint16_t;
+using U32 = std::uint32_t;
+using U64 = std::uint64_t;
+
+template <template <class, std::size_t> class Access, std::size_t kCount>
+Handler ForBytes(std::uint32_t bytes) {
+  switch (bytes) {
+    case 1:
+      return Access<std::uint8_t, kCount>::handler;
+    case 2:
+      return Access<U16, kCount>::handler;
+    case 4:
+      return Access<U32, kCount>::handler;
+    case 8:
+      return kCount * 8 <= 16 ? Access<U64, kCount>::handler : nullptr;
+    default:
+      return nullptr;
+  }
+}
+
+template <template <class, std::size_t> class Access>
+Handler ForCount(std::uint32_t bytes, std::uint32_t count) {
+  if (count == 1) return ForBytes<Access, 1>(bytes);
+  if (count == 2) return ForBytes<Access, 2>(bytes);
+  return count == 4 ? ForBytes<Access, 4>(bytes) : nullptr;
+}
+
+template <class U, std::size_t kCount>
+struct LoadAccess {
+  static constexpr Handler handler = &Load<U, kCount>;
+};
+template <class U, std::size_t kCount>
+struct StoreAccess {
+  static constexpr Handler handler = &Store<U, kCount>;
+};
+template <class U, std::size_t kCount>
+struct ParameterAccess {
+  static constexpr Handler handler = &LoadParameter<U, kCount>;
+};
+
+template <class U>
+Handler BitAtomic(std::string_view name) {
+  if (name == "and") return &Atomic<U, [](U a, U b, U) { return a & b; }>;
+  if (name == "or") return &Atomic<U, [](U a, U b, U) { return a | b; }>;
+  if (name == "xor") return &Atomic<U, [](U a, U b, U) { return a ^ b; }>;
+  if (name == "exch") return &Atomic<U, [](U, U b, U) { return b; }>;
+  if (name == "cas") return &Atomic<U, [](U a, U b, U c) { return a == b ? c : a; }>;
+  return nullptr;
+}
+
+template <class U, class T>
+Handler OrderAtomic(std::string_view name) {
+  if (name == "add") return &Atomic<U, [](U a, U b, U) { return a + b; }>;
+  if (name == "min") return &Atomic<U, [](U a, U b, U) { return static_cast<T>(b) < static_cast<T>(a) ? b : a; }>;
+  if (name == "max") return &Atomic<U, [](U a, U b, U) { return static_cast<T>(a) < static_cast<T>(b) ? b : a; }>;
+  return nullptr;
+}
+
+U32 AddFloatBits(U32 a, U32 b) {
+  const float sum = std::bit_cast<float>(a) + std::bit_cast<float>(b);
+  return sum != sum ? 0x7FFFFFFFu : std::bit_cast<U32>(sum);
+}
+
+}  // namespace
+
+Handler LoadHandler(std::uint32_t bytes, std::uint32_t count) { return ForCount<LoadAccess>(bytes, count); }
+Handler StoreHandler(std::uint32_t bytes, std::uint32_t count) { return ForCount<StoreAccess>(bytes, count); }
+Handler ParameterHandler(std::uint32_t bytes, std::uint32_t count) { return ForCount<ParameterAccess>(bytes, count); }
+
+Handler AtomicHandler(std::string_view operation) {
+  const std::string_view name = operation.substr(0, operation.find('.'));
+  const std::string_view type = operation.substr(std::min(operation.size(), name.size() + 1));
+  if (type == "b32") return BitAtomic<U32>(name);
+  if (type == "b64") return BitAtomic<U64>(name);
+  if (operation == "exch.b16" || operation == "cas.b16") return BitAtomic<U16>(name);
+  // Source: PTX ISA 8.5, atom: inc wraps to 0 at b, dec wraps to b at 0.
+  if (operation == "inc.u32") return &Atomic<U32, [](U32 a, U32 b, U32) { return a >= b ? 0 : a + 1; }>;
+  if (operation == "dec.u32") return &Atomic<U32, [](U32 a, U32 b, U32) { return (a == 0 || (a > b)) ? b : a - 1; }>;
+  if (operation == "add.f32") return &Atomic<U32, [](U32 a, U32 b, U32) { return AddFloatBits(a, b); }>;
+  if (operation == "add.f64") {
+    return &Atomic<U64, [](U64 a, U64 b, U64) {
+      return std::bit_cast<U64>(std::bit_cast<double>(a) + std::bit_cast<double>(b));
+    }>;
+  }
+  if (type == "u32") return OrderAtomic<U32, U32>(name);
+  if (type == "s32") return OrderAtomic<U32, std::int32_t>(name);
+  if (type == "u64") return OrderAtomic<U64, U64>(name);
+  if (type == "s64") return OrderAtomic<U64, std::int64_t>(name);
+  return nullptr;
+}
+
+}  // namespace softgpu::ptx
