@@ -1,0 +1,143 @@
+#include "cli/agent/agent.h"
+
+#include "core/base/file.h"
+#include "core/base/log.h"
+#include "core/image/manifest.h"
+#include "device_state/serialised_device_port.h"
+#include "transport/chunk_service.h"
+
+namespace gpumig {
+namespace {
+
+// Chunks as they come over the wire, into the image that they belong to.
+class IncomingChunks : public ChunkSink {
+ public:
+  explicit IncomingChunks(LocalTarget& image) : image_(image) {}
+
+  Result<std::vector<bool>> Lacks(std::span<const ChunkDigest> digests) override {
+    std::vector<Digest> wanted;
+    wanted.reserve(digests.size());
+    for (const ChunkDigest& digest : digests) wanted.push_back(Digest(digest));
+    return image_.Lacks(wanted);
+  }
+  Result<void> Put(const ChunkDigest& digest, std::span<const std::byte> encoded) override {
+    return image_.PutChunk(Digest(digest), encoded);
+  }
+
+ private:
+  LocalTarget& image_;
+};
+
+Result<MigrationRequest> ParseMigrationRequest(const Site& site, std::string_view body) {
+  const Json json = GPUMIG_TRY(ParseJson(body));
+  MigrationRequest request;
+  request.workload = GPUMIG_TRY(WorkloadRegistry(site).Resolve(GPUMIG_TRY(StringMember(json, "workload"))));
+  request.to = GPUMIG_TRY(StringMember(json, "to"));
+  request.max_downtime = std::chrono::milliseconds(GPUMIG_TRY(UnsignedMember(json, "max_downtime_ms")));
+  request.limits.gpu_lock = std::chrono::milliseconds(GPUMIG_TRY(UnsignedMember(json, "lock_timeout_ms")));
+  if (request.max_downtime.count() == 0 || request.limits.gpu_lock.count() == 0) {
+    return MakeError(ErrorCode::kInvalidArgument, "a limit of 0 ms can never be kept");
+  }
+  return request;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Agent>> Agent::Start(AgentConfig config) {
+  auto agent = std::unique_ptr<Agent>(new Agent(std::move(config)));
+  GPUMIG_TRY(agent->Open());
+  return agent;
+}
+
+Agent::~Agent() {
+  // Nobody asks for anything any more, then nothing is under way any more.
+  if (local_) local_->Stop();
+  if (remote_) remote_->Stop();
+  outgoing_.reset();
+  incoming_.reset();
+}
+
+Result<void> Agent::Open() {
+  identity_ = GPUMIG_TRY(LoadNodeIdentity(config_.identity), "load the identity of this node");
+  if (identity_.name != config_.node) {
+    return MakeError(ErrorCode::kUntrusted, "the identity in {} is {}'s, and this node is configured to be {}",
+                     config_.identity.string(), identity_.name, config_.node)
+        .WithNextStep("issue one with `gpumig certs issue`, or correct 'node'");
+  }
+  GPUMIG_TRY(MakeDirectories(config_.site.runtime_directory));
+  GPUMIG_TRY(MakeDirectories(config_.site.state_directory));
+  composition_ = GPUMIG_TRY(Compose(config_.site));
+  composition_.device = std::make_unique<SerialisedDevicePort>(std::move(composition_.device));
+  composition_.context.device = composition_.device.get();
+  incoming_ = std::make_unique<Incoming>(config_, composition_.context);
+  outgoing_ = std::make_unique<Outgoing>(config_, identity_, composition_.context);
+  GPUMIG_TRY(incoming_->Recover(), "recover migrations that came");
+  GPUMIG_TRY(outgoing_->Recover(), "recover migrations that left");
+  HttpServerOptions options;
+  options.on_refused = [](const std::string& address, const Error& error) {
+    spdlog::warn("refused {}: {}", address, error.message());
+  };
+  remote_ =
+      GPUMIG_TRY(HttpServer::ListenTls(config_.listen.host, config_.listen.port, identity_, RemoteRoutes(), options));
+  local_ = GPUMIG_TRY(HttpServer::ListenUnix(config_.socket(), 0600, LocalRoutes()));
+  return Ok();
+}
+
+std::string Agent::Describe() const {
+  return fmt::format(
+      "{} on {}:{}, CRIU {}, GPUs: {}", config_.node, config_.listen.host, config_.listen.port,
+      composition_.context.criu.version,
+      composition_.why_no_gpu.empty() ? composition_.device->Describe() : "none (" + composition_.why_no_gpu + ")");
+}
+
+Router Agent::RemoteRoutes() {
+  Router router;
+  router.Add("POST", "/v1/preflight", [this](const HttpRequest& request) -> Result<HttpResponse> {
+    GPUMIG_TRY(incoming_->Preflight(GPUMIG_TRY(ParsePreflightQuestion(request.BodyText()))));
+    return HttpResponse::OfJson({{"node", config_.node}, {"criu", composition_.context.criu.version}});
+  });
+  router.Add(
+      "POST", "/v1/migrations/{migration}/messages",
+      [this](const HttpRequest& request) -> Result<HttpResponse> {
+        const Message message = GPUMIG_TRY(ParseMessage(request.BodyText()));
+        const Message answer = GPUMIG_TRY(incoming_->Handle(request.peer.node, message));
+        return HttpResponse{200, "application/json", ToJsonText(answer)};
+      },
+      kMaxMessageBytes);
+  router.Add(
+      "PUT", "/v1/migrations/{migration}/manifest",
+      [this](const HttpRequest& request) -> Result<HttpResponse> {
+        LocalTarget* image = GPUMIG_TRY(incoming_->Image(request.peer.node, request.parameters.at("migration")));
+        GPUMIG_TRY(image->PutManifest(request.body));
+        return HttpResponse::OfJson(Json::object());
+      },
+      kMaxManifestBytes);
+  AddChunkRoutes(router,
+                 [this](const std::string& migration, const HttpPeer& peer) -> Result<std::shared_ptr<ChunkSink>> {
+                   LocalTarget* image = GPUMIG_TRY(incoming_->Image(peer.node, migration));
+                   return std::shared_ptr<ChunkSink>(std::make_shared<IncomingChunks>(*image));
+                 });
+  return router;
+}
+
+Router Agent::LocalRoutes() {
+  Router router;
+  router.Add("POST", "/v1/migrations", [this](const HttpRequest& request) -> Result<HttpResponse> {
+    const MigrationRequest wanted = GPUMIG_TRY(ParseMigrationRequest(config_.site, request.BodyText()));
+    return HttpResponse::OfJson({{"migration", GPUMIG_TRY(outgoing_->Begin(wanted))}});
+  });
+  router.Add("GET", "/v1/migrations", [this](const HttpRequest&) -> Result<HttpResponse> {
+    return HttpResponse::OfJson(
+        {{"node", config_.node}, {"out", outgoing_->StatusOfAll()}, {"in", incoming_->StatusOfAll()}});
+  });
+  router.Add("GET", "/v1/migrations/{migration}", [this](const HttpRequest& request) -> Result<HttpResponse> {
+    return HttpResponse::OfJson(GPUMIG_TRY(outgoing_->Status(request.parameters.at("migration"))));
+  });
+  router.Add("POST", "/v1/migrations/{migration}/abort", [this](const HttpRequest& request) -> Result<HttpResponse> {
+    GPUMIG_TRY(outgoing_->Abort(request.parameters.at("migration")));
+    return HttpResponse::OfJson(Json::object());
+  });
+  return router;
+}
+
+}  // namespace gpumig

@@ -1,0 +1,115 @@
+#include "cli/agent/incoming.h"
+
+#include "core/base/log.h"
+#include "core/session/journal.h"
+#include "core/session/system_clock.h"
+
+namespace gpumig {
+
+class Incoming::Migration : private MigrationObserver {
+ public:
+  static Result<std::shared_ptr<Migration>> Make(const AgentConfig& config, const SessionContext& context,
+                                                 std::unique_ptr<Journal> journal) {
+    auto migration = std::make_shared<Migration>();
+    migration->id_ = journal->facts().binding.migration.ToHex();
+    migration->source_ = journal->facts().binding.source;
+    migration->journal_ = std::move(journal);
+    migration->workload_ = GPUMIG_TRY(LocalTarget::Open(context, migration->id_));
+    migration->target_ = GPUMIG_TRY(
+        MigrationTarget::Start(migration->journal_->facts().binding,
+                               {*migration->workload_, migration->clock_, *migration->journal_, *migration}));
+    static_cast<void>(config);
+    return migration;
+  }
+
+  const std::string& source() const { return source_; }
+  MigrationTarget& target() { return *target_; }
+  LocalTarget& workload() { return *workload_; }
+
+  Json Status() const {
+    const TargetState state = target_->state();
+    return {{"id", id_}, {"direction", "in"}, {"source", source_}, {"state", Name(state.stage)}};
+  }
+
+ private:
+  void OnRecord(const StateRecord& record) override {
+    spdlog::info("migration {} from {}: {} {}", id_, source_, Name(record.stage), record.cause.text);
+  }
+  void OnAlarm(std::string_view alarm) override { spdlog::warn("migration {} from {}: {}", id_, source_, alarm); }
+
+  std::string id_;
+  std::string source_;
+  SystemClock clock_;
+  std::unique_ptr<Journal> journal_;
+  std::unique_ptr<LocalTarget> workload_;
+  std::unique_ptr<MigrationTarget> target_;  // last: it uses the others
+};
+
+Incoming::Incoming(const AgentConfig& config, SessionContext context) : config_(config), context_(std::move(context)) {}
+Incoming::~Incoming() = default;
+
+Result<void> Incoming::Preflight(const PreflightQuestion& question) {
+  GPUMIG_TRY(WorkloadRegistry(context_.site).CheckFree(question.name), "node {}", config_.node);
+  GPUMIG_TRY(CheckRoom(context_.site.staging_directory, question.host_bytes, "the restore"), "node {}", config_.node);
+  if (question.uses_gpu) GPUMIG_TRY(context_.device->SolveMap(question.gpus, {}), "node {}", config_.node);
+  return Ok();
+}
+
+Result<Message> Incoming::Handle(const std::string& peer, const Message& message) {
+  if (message.from != peer) {
+    return MakeError(ErrorCode::kPermissionDenied, "a message from {} says it is from {}", peer, message.from);
+  }
+  const std::shared_ptr<Migration> migration = GPUMIG_TRY(FindOrMake(peer, message));
+  // Only an OFFER begins something here; of anything else that is not in our journals we know nothing, and say so.
+  if (migration == nullptr) return AnswerUnknown(message);
+  return migration->target().Handle(message);
+}
+
+Result<LocalTarget*> Incoming::Image(const std::string& peer, const std::string& migration) {
+  const std::lock_guard lock(mutex_);
+  const auto found = migrations_.find(migration);
+  if (found == migrations_.end()) return MakeError(ErrorCode::kNotFound, "no migration {} was offered here", migration);
+  if (found->second->source() != peer)
+    return MakeError(ErrorCode::kPermissionDenied, "migration {} is not {}'s", migration, peer);
+  found->second->target().NoteArrival();
+  return &found->second->workload();
+}
+
+Result<std::shared_ptr<Incoming::Migration>> Incoming::FindOrMake(const std::string& peer, const Message& message) {
+  const std::string id = message.migration.ToHex();
+  const std::lock_guard lock(mutex_);
+  if (const auto found = migrations_.find(id); found != migrations_.end()) {
+    if (found->second->source() != peer)
+      return MakeError(ErrorCode::kPermissionDenied, "migration {} is not {}'s", id, peer);
+    return found->second;
+  }
+  if (message.kind() != MessageKind::kOffer) return std::shared_ptr<Migration>();
+  MigrationFacts facts;
+  facts.side = Side::kTarget;
+  facts.binding = {message.migration, message.from, config_.node};
+  GPUMIG_TRY(MakeDirectories(config_.journals()));
+  std::unique_ptr<Journal> journal = GPUMIG_TRY(Journal::Create(config_.journals(), facts));
+  std::shared_ptr<Migration> made = GPUMIG_TRY(Migration::Make(config_, context_, std::move(journal)));
+  migrations_.emplace(id, made);
+  return made;
+}
+
+Result<void> Incoming::Recover() {
+  for (const JournalName& name : GPUMIG_TRY(ListJournals(config_.journals()))) {
+    if (name.side != Side::kTarget) continue;
+    std::unique_ptr<Journal> journal = GPUMIG_TRY(Journal::Open(config_.journals(), name.migration, name.side));
+    std::shared_ptr<Migration> migration = GPUMIG_TRY(Migration::Make(config_, context_, std::move(journal)));
+    const std::lock_guard lock(mutex_);
+    migrations_.emplace(name.migration.ToHex(), std::move(migration));
+  }
+  return Ok();
+}
+
+Json Incoming::StatusOfAll() const {
+  Json list = Json::array();
+  const std::lock_guard lock(mutex_);
+  for (const auto& [id, migration] : migrations_) list.push_back(migration->Status());
+  return list;
+}
+
+}  // namespace gpumig

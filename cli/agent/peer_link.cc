@@ -1,0 +1,128 @@
+#include "cli/agent/peer_link.h"
+
+#include <algorithm>
+#include <numeric>
+#include <thread>
+
+#include "core/base/json.h"
+#include "core/image/chunk_codec.h"
+#include "transport/chunk_client.h"
+#include "transport/message_client.h"
+
+namespace gpumig {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// What LocalTarget's ImageStatus::lacking begins with where the manifest itself is lacking.
+constexpr std::byte kLacksManifest{1};
+constexpr std::size_t kMostGpus = 1024;
+
+std::chrono::milliseconds Left(const CallLimit& limit) {
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(limit.until - Clock::now());
+  return std::max(left, std::chrono::milliseconds(1));
+}
+
+ChunkDigest WireDigest(const Digest& digest) {
+  ChunkDigest wire;
+  std::copy(digest.bytes().begin(), digest.bytes().end(), wire.begin());
+  return wire;
+}
+
+}  // namespace
+
+std::string ToJson(const PreflightQuestion& question) {
+  Json gpus = Json::array();
+  for (const GpuFacts& gpu : question.gpus) gpus.push_back(GpuToJson(gpu));
+  return ToText(
+      {{"name", question.name}, {"uses_gpu", question.uses_gpu}, {"gpus", gpus}, {"host_bytes", question.host_bytes}});
+}
+
+Result<PreflightQuestion> ParsePreflightQuestion(std::string_view text) {
+  const Json json = GPUMIG_TRY(ParseJson(text));
+  PreflightQuestion question;
+  question.name = GPUMIG_TRY(StringMember(json, "name"));
+  question.uses_gpu = GPUMIG_TRY(BoolMember(json, "uses_gpu"));
+  question.host_bytes = GPUMIG_TRY(UnsignedMember(json, "host_bytes"));
+  const Json gpus = GPUMIG_TRY(ArrayMember(json, "gpus"));
+  if (gpus.size() > kMostGpus) return MakeError(ErrorCode::kInvalidArgument, "{} GPUs are too many", gpus.size());
+  for (const Json& gpu : gpus) question.gpus.push_back(GPUMIG_TRY(GpuFromJson(gpu)));
+  return question;
+}
+
+PeerLink::PeerLink(const AgentConfig& config, const NodeIdentity& identity, const PeerConfig& peer,
+                   std::string migration, LocalSource& source)
+    : config_(config), identity_(identity), peer_(peer), migration_(std::move(migration)), source_(source) {}
+
+Result<HttpClient*> PeerLink::Client() {
+  if (!client_) {
+    client_.emplace(GPUMIG_TRY(HttpClient::ToNode({peer_.name, peer_.address.host, peer_.address.port}, identity_)));
+  }
+  return &*client_;
+}
+
+Result<void> PeerLink::Preflight(const PreflightQuestion& question) {
+  HttpClient* client = GPUMIG_TRY(Client());
+  GPUMIG_TRY(CallWithMessage(*client, "/v1/preflight", GPUMIG_TRY(ParseJson(ToJson(question)))));
+  return Ok();
+}
+
+Result<Message> PeerLink::Exchange(const Message& message, const CallLimit& limit) {
+  HttpClient* client = GPUMIG_TRY(Client());
+  const std::string text = ToJsonText(message);
+  const HttpReply reply = GPUMIG_TRY(client->Send("POST", fmt::format("/v1/migrations/{}/messages", migration_),
+                                                  "application/json", std::as_bytes(std::span(text)), limit.stop));
+  return ParseMessage(reply.body);
+}
+
+Result<void> PeerLink::Ship(const ManifestDigest&, const ImageStatus& status, const CallLimit& limit) {
+  const HashedSource* image = GPUMIG_TRY(source_.Image());
+  if (!status.lacking.empty() && status.lacking.front() == kLacksManifest) GPUMIG_TRY(SendManifest(*image, limit.stop));
+  return SendMissingChunks(*image, limit);
+}
+
+Result<void> PeerLink::SendManifest(const HashedSource& image, std::stop_token stop) {
+  HttpClient* client = GPUMIG_TRY(Client());
+  GPUMIG_TRY(client->Send("PUT", fmt::format("/v1/migrations/{}/manifest", migration_), "application/octet-stream",
+                          image.manifest_bytes(), std::move(stop)),
+             "send the manifest to {}", peer_.name);
+  bytes_sent_ += image.manifest_bytes().size();
+  return Ok();
+}
+
+Result<void> PeerLink::SendMissingChunks(const HashedSource& image, const CallLimit& limit) {
+  const CompressionChoice compression = GPUMIG_TRY(CompressionChoice::Parse(config_.compress));
+  std::vector<std::size_t> indexes;
+  std::vector<ChunkDigest> digests;
+  for (std::size_t i = 0; i < image.manifest().chunks.size(); ++i) {
+    if (image.manifest().chunks[i].zero) continue;
+    indexes.push_back(i);
+    digests.push_back(WireDigest(image.manifest().chunks[i].digest));
+  }
+  if (digests.empty()) return Ok();
+  const auto read = [&](std::size_t index) -> Result<std::vector<std::byte>> {
+    const std::vector<std::byte> plain = GPUMIG_TRY(image.ReadChunk(indexes[index]));
+    return EncodeChunk(plain, compression);
+  };
+  SendOptions options;
+  options.connection_count = config_.connections;
+  options.encoder_count = std::max(1u, std::thread::hardware_concurrency());
+  options.limit = Left(limit);
+
+  SendProgress progress;
+  std::jthread watcher([&](std::stop_token done) {
+    while (!done.stop_requested()) {
+      const std::uint64_t count = progress.chunk_count;
+      if (count > 0) progress_ = static_cast<double>(progress.chunks_there) / static_cast<double>(count);
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    }
+  });
+  const Result<SendReport> report = SendChunks({peer_.name, peer_.address.host, peer_.address.port}, identity_,
+                                               migration_, digests, read, options, limit.stop, &progress);
+  bytes_sent_ += report ? report->bytes_sent : progress.bytes_sent.load();
+  if (!report) return report.error();
+  progress_ = 1.0;
+  return Ok();
+}
+
+}  // namespace gpumig

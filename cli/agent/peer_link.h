@@ -1,0 +1,58 @@
+// PeerLink: the other node's agent, as a migration sees it: messages there and back, and chunks there.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <string>
+
+#include "cli/agent/config.h"
+#include "core/session/local_source.h"
+#include "core/session/ports.h"
+#include "transport/http_client.h"
+#include "transport/identity.h"
+
+namespace gpumig {
+
+// What a source asks of a target before anything is touched, and gets "no, because" or nothing for an answer.
+struct PreflightQuestion {
+  std::string name;
+  bool uses_gpu = false;
+  std::vector<GpuFacts> gpus;    // all that the source has
+  std::uint64_t host_bytes = 0;  // resident now
+};
+std::string ToJson(const PreflightQuestion& question);
+Result<PreflightQuestion> ParsePreflightQuestion(std::string_view text);
+
+// Ownership: borrows all it is given.
+// Thread safety: Exchange() and Ship() from one thread at a time; progress() from any.
+class PeerLink : public Peer, public ImageShipper {
+ public:
+  PeerLink(const AgentConfig& config, const NodeIdentity& identity, const PeerConfig& peer, std::string migration,
+           LocalSource& source);
+
+  // Errors: kUnavailable, kUntrusted; those that the target gives for saying no.
+  Result<void> Preflight(const PreflightQuestion& question);
+
+  Result<Message> Exchange(const Message& message, const CallLimit& limit) override;
+  Result<void> Ship(const ManifestDigest& manifest, const ImageStatus& status, const CallLimit& limit) override;
+
+  std::uint64_t bytes_sent() const { return bytes_sent_; }
+  // 0 to 1, of the sending.
+  double progress() const { return progress_; }
+
+ private:
+  Result<HttpClient*> Client();
+  Result<void> SendManifest(const HashedSource& image, std::stop_token stop);
+  Result<void> SendMissingChunks(const HashedSource& image, const CallLimit& limit);
+
+  const AgentConfig& config_;
+  const NodeIdentity& identity_;
+  const PeerConfig& peer_;
+  std::string migration_;
+  LocalSource& source_;
+  std::optional<HttpClient> client_;
+  std::atomic<std::uint64_t> bytes_sent_ = 0;
+  std::atomic<double> progress_ = 0;
+};
+
+}  // namespace gpumig

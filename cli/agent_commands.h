@@ -1,0 +1,27 @@
+// The commands that ask the local agent, gpumigd, over its unix socket.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "cli/command.h"
+
+namespace gpumig {
+
+struct MigrateArguments {
+  std::string workload;
+  std::string to;
+  std::uint32_t max_downtime_s = 60;
+  std::uint32_t lock_timeout_ms = 10'000;
+  std::string socket;  // empty: gpumigd.sock in the runtime directory
+};
+// Killing this changes nothing: the agent goes on.
+CommandOutcome Migrate(const MigrateArguments& arguments);
+
+struct StatusArguments {
+  std::string migration;  // empty: all
+  std::string socket;
+};
+CommandOutcome Status(const StatusArguments& arguments);
+
+}  // namespace gpumig

@@ -1,0 +1,81 @@
+// gpumig ps: workloads, and other processes that use a GPU.
+#include "cli/composition.h"
+#include "cli/local_commands.h"
+#include "core/host/process.h"
+#include "core/session/registry.h"
+
+namespace gpumig {
+namespace {
+
+struct Row {
+  Workload workload;
+  std::vector<pid_t> gpu_processes;
+  std::uint64_t host_bytes = 0;
+  std::string cannot_move;  // why; empty: it can
+};
+
+Result<Row> Describe(const Workload& workload, DevicePort& device) {
+  Row row;
+  row.workload = workload;
+  const std::vector<pid_t> tree = GPUMIG_TRY(ProcessTree(workload.root));
+  row.host_bytes = MemoryOf(tree).resident_bytes;
+  row.gpu_processes = GPUMIG_TRY(device.GpuProcesses(tree));
+  for (const pid_t pid : row.gpu_processes) {
+    const GpuState state = GPUMIG_TRY(device.State(pid));
+    if (state != GpuState::kRunning) row.cannot_move = fmt::format("process {} is {}", pid, GpuStateName(state));
+  }
+  return row;
+}
+
+Result<std::vector<Row>> Rows(const Site& site, DevicePort& device) {
+  std::vector<Row> rows;
+  std::vector<pid_t> seen;
+  for (const Workload& workload : GPUMIG_TRY(WorkloadRegistry(site).List())) {
+    Result<Row> row = Describe(workload, device);
+    if (!row) continue;  // It ended while we looked.
+    seen.insert(seen.end(), row->gpu_processes.begin(), row->gpu_processes.end());
+    rows.push_back(std::move(*row));
+  }
+  for (const ProcessStat& stat : GPUMIG_TRY(ListProcesses())) {
+    if (std::find(seen.begin(), seen.end(), stat.pid) != seen.end()) continue;
+    // One that we may not look into, such as the first of a container, is not ours to list.
+    const Result<GpuState> state = device.State(stat.pid);
+    if (!state || *state == GpuState::kNone) continue;
+    const Result<Workload> plain = WorkloadRegistry(site).Resolve(std::to_string(stat.pid));
+    if (!plain) continue;
+    Result<Row> row = Describe(*plain, device);
+    if (row) rows.push_back(std::move(*row));
+  }
+  return rows;
+}
+
+}  // namespace
+
+CommandOutcome ListWorkloads() {
+  if (Result<void> root = CheckRoot(); !root) return Refusal(root.error());
+  const Site site = Site::FromEnvironment();
+  const Result<Composition> composition = Compose(site);
+  if (!composition) return Refusal(composition.error());
+  const Result<std::vector<Row>> rows = Rows(site, *composition->device);
+  if (!rows) return Refusal(rows.error());
+
+  CommandOutcome outcome;
+  Json list = Json::array();
+  outcome.text = fmt::format("{:<20} {:>8}  {:>6}  {:>10}  {}\n", "NAME", "PID", "GPU", "HOST", "CAN MOVE");
+  for (const Row& row : *rows) {
+    list.push_back({{"name", row.workload.name},
+                    {"pid", row.workload.root},
+                    {"gpu_processes", row.gpu_processes},
+                    {"host_bytes", row.host_bytes},
+                    {"started_by_gpumig", row.workload.is_ours()},
+                    {"can_move", row.cannot_move.empty()},
+                    {"why_not", row.cannot_move}});
+    outcome.text += fmt::format("{:<20} {:>8}  {:>6}  {:>10}  {}\n", row.workload.name, row.workload.root,
+                                row.gpu_processes.empty() ? "-" : std::to_string(row.gpu_processes.size()),
+                                HumanBytes(row.host_bytes), row.cannot_move.empty() ? "yes" : "no: " + row.cannot_move);
+  }
+  outcome.json = {{"workloads", list}};
+  return outcome;
+}
+
+}  // namespace gpumig
