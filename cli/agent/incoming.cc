@@ -8,8 +8,7 @@ namespace gpumig {
 
 class Incoming::Migration : private MigrationObserver {
  public:
-  static Result<std::shared_ptr<Migration>> Make(const AgentConfig& config, const SessionContext& context,
-                                                 std::unique_ptr<Journal> journal) {
+  static Result<std::shared_ptr<Migration>> Make(const SessionContext& context, std::unique_ptr<Journal> journal) {
     auto migration = std::make_shared<Migration>();
     migration->id_ = journal->facts().binding.migration.ToHex();
     migration->source_ = journal->facts().binding.source;
@@ -18,7 +17,6 @@ class Incoming::Migration : private MigrationObserver {
     migration->target_ = GPUMIG_TRY(
         MigrationTarget::Start(migration->journal_->facts().binding,
                                {*migration->workload_, migration->clock_, *migration->journal_, *migration}));
-    static_cast<void>(config);
     return migration;
   }
 
@@ -89,7 +87,7 @@ Result<std::shared_ptr<Incoming::Migration>> Incoming::FindOrMake(const std::str
   facts.binding = {message.migration, message.from, config_.node};
   GPUMIG_TRY(MakeDirectories(config_.journals()));
   std::unique_ptr<Journal> journal = GPUMIG_TRY(Journal::Create(config_.journals(), facts));
-  std::shared_ptr<Migration> made = GPUMIG_TRY(Migration::Make(config_, context_, std::move(journal)));
+  std::shared_ptr<Migration> made = GPUMIG_TRY(Migration::Make(context_, std::move(journal)));
   migrations_.emplace(id, made);
   return made;
 }
@@ -98,7 +96,7 @@ Result<void> Incoming::Recover() {
   for (const JournalName& name : GPUMIG_TRY(ListJournals(config_.journals()))) {
     if (name.side != Side::kTarget) continue;
     std::unique_ptr<Journal> journal = GPUMIG_TRY(Journal::Open(config_.journals(), name.migration, name.side));
-    std::shared_ptr<Migration> migration = GPUMIG_TRY(Migration::Make(config_, context_, std::move(journal)));
+    std::shared_ptr<Migration> migration = GPUMIG_TRY(Migration::Make(context_, std::move(journal)));
     const std::lock_guard lock(mutex_);
     migrations_.emplace(name.migration.ToHex(), std::move(migration));
   }
