@@ -18,6 +18,10 @@ constexpr std::uint16_t kVersion = 1;
 
 // zstd has to gain this much, or reading costs more than the bytes saved.
 constexpr std::size_t kMinGainPercent = 3;
+// Of a chunk of at least kWorthAProbe times their sum, so many pieces are tried first.
+constexpr std::size_t kProbeCount = 4;
+constexpr std::size_t kProbeBytes = 16 << 10;
+constexpr std::size_t kWorthAProbe = 8;
 
 void PutHeader(const ChunkHeader& header, std::span<std::byte, kChunkHeaderBytes> out) {
   ByteWriter writer;
@@ -55,6 +59,45 @@ Result<void> CheckFrame(std::span<const std::byte> frame, std::size_t plain_byte
   if (frame_bytes != frame.size()) {
     return MakeError(ErrorCode::kDamaged, "{} bytes follow the zstd frame", frame.size() - frame_bytes);
   }
+  return Ok();
+}
+
+// `compressed_bytes`: 0 where it is raw.
+ChunkHeader HeaderOf(std::size_t plain_bytes, std::size_t compressed_bytes) {
+  return {.codec = compressed_bytes == 0 ? ChunkCodec::kRaw : ChunkCodec::kZstd,
+          .plain_bytes = static_cast<std::uint32_t>(plain_bytes),
+          .payload_bytes = static_cast<std::uint32_t>(compressed_bytes == 0 ? plain_bytes : compressed_bytes)};
+}
+
+struct Parts {
+  ChunkHeader header;
+  std::span<const std::byte> payload;
+};
+
+Result<Parts> Take(std::span<const std::byte> encoded, std::size_t plain_bytes) {
+  const ChunkHeader header = GPUMIG_TRY(ParseChunkHeader(encoded));
+  if (header.plain_bytes != plain_bytes)
+    return MakeError(ErrorCode::kDamaged, "chunk holds {} bytes, not {}", header.plain_bytes, plain_bytes);
+  const std::span<const std::byte> payload = encoded.subspan(kChunkHeaderBytes);
+  if (payload.size() != header.payload_bytes) {
+    return MakeError(ErrorCode::kDamaged, "chunk has {} bytes after its header, which says {}", payload.size(),
+                     header.payload_bytes);
+  }
+  return Parts{header, payload};
+}
+
+Result<void> Decompress(ZSTD_DCtx* zstd, std::span<const std::byte> payload, std::span<std::byte> plain) {
+  GPUMIG_TRY(CheckFrame(payload, plain.size()));
+  const std::size_t size = ZSTD_decompressDCtx(zstd, plain.data(), plain.size(), payload.data(), payload.size());
+  if (ZSTD_isError(size) != 0) return MakeError(ErrorCode::kDamaged, "zstd frame: {}", ZSTD_getErrorName(size));
+  if (size != plain.size())
+    return MakeError(ErrorCode::kDamaged, "zstd frame gave {} bytes, not {}", size, plain.size());
+  return Ok();
+}
+
+Result<void> CheckDigest(std::span<const std::byte> plain, const Digest& expected) {
+  const Digest digest = Digest::Of(plain);
+  if (digest != expected) return MakeError(ErrorCode::kDamaged, "content has digest {}", digest.ToHex());
   return Ok();
 }
 
@@ -130,25 +173,47 @@ ChunkEncoder::ChunkEncoder(ChunkEncoder&&) noexcept = default;
 ChunkEncoder& ChunkEncoder::operator=(ChunkEncoder&&) noexcept = default;
 ChunkEncoder::~ChunkEncoder() = default;
 
+std::size_t ChunkEncoder::Compress(std::span<const std::byte> plain, std::span<std::byte> payload) const {
+  if (context_ == nullptr) return 0;
+  // Room for a result that is worth it and no more: zstd gives up where it does not fit.
+  const auto compress = [&](std::span<const std::byte> part) -> std::size_t {
+    const std::size_t room = part.size() * (100 - kMinGainPercent) / 100;
+    const std::size_t size = ZSTD_compress2(context_->zstd, payload.data(), room, part.data(), part.size());
+    return ZSTD_isError(size) == 0 ? size : 0;
+  };
+  if (plain.size() >= kProbeCount * kProbeBytes * kWorthAProbe) {
+    bool promising = false;
+    for (std::size_t i = 0; i < kProbeCount && !promising; ++i)
+      promising = compress(plain.subspan(i * (plain.size() / kProbeCount), kProbeBytes)) != 0;
+    if (!promising) return 0;
+  }
+  return compress(plain);
+}
+
 std::span<const std::byte> ChunkEncoder::Encode(std::span<const std::byte> plain) {
   GPUMIG_CHECK(!plain.empty() && plain.size() <= kMaxChunkBytes);
   encoded_.resize(std::max(encoded_.size(), kChunkHeaderBytes + plain.size()));
   const std::span<std::byte> payload = std::span(encoded_).subspan(kChunkHeaderBytes);
-  ChunkHeader header{.codec = ChunkCodec::kRaw,
-                     .plain_bytes = static_cast<std::uint32_t>(plain.size()),
-                     .payload_bytes = static_cast<std::uint32_t>(plain.size())};
-  if (context_ != nullptr) {
-    // Room for a result that is worth it and no more: zstd gives up where it does not fit.
-    const std::size_t room = plain.size() * (100 - kMinGainPercent) / 100;
-    const std::size_t size = ZSTD_compress2(context_->zstd, payload.data(), room, plain.data(), plain.size());
-    if (ZSTD_isError(size) == 0) {
-      header.codec = ChunkCodec::kZstd;
-      header.payload_bytes = static_cast<std::uint32_t>(size);
-    }
-  }
-  if (header.codec == ChunkCodec::kRaw) std::memcpy(payload.data(), plain.data(), plain.size());
+  const std::size_t compressed_bytes = Compress(plain, payload);
+  if (compressed_bytes == 0) std::memcpy(payload.data(), plain.data(), plain.size());
+  const ChunkHeader header = HeaderOf(plain.size(), compressed_bytes);
   PutHeader(header, std::span(encoded_).first<kChunkHeaderBytes>());
   return std::span(encoded_).first(kChunkHeaderBytes + header.payload_bytes);
+}
+
+ByteBuffer ChunkEncoder::EncodeWithRoom(ByteBuffer room_and_plain) {
+  const std::span<const std::byte> plain = std::span(room_and_plain).subspan(kChunkHeaderBytes);
+  GPUMIG_CHECK(!plain.empty() && plain.size() <= kMaxChunkBytes);
+  encoded_.resize(std::max(encoded_.size(), kChunkHeaderBytes + plain.size()));
+  const std::size_t compressed_bytes = Compress(plain, std::span(encoded_).subspan(kChunkHeaderBytes));
+  const ChunkHeader header = HeaderOf(plain.size(), compressed_bytes);
+  if (compressed_bytes == 0) {
+    PutHeader(header, std::span(room_and_plain).first<kChunkHeaderBytes>());
+    return room_and_plain;
+  }
+  PutHeader(header, std::span(encoded_).first<kChunkHeaderBytes>());
+  const std::span<const std::byte> encoded = std::span(encoded_).first(kChunkHeaderBytes + header.payload_bytes);
+  return {encoded.begin(), encoded.end()};
 }
 
 struct ChunkDecoder::Context {
@@ -168,29 +233,27 @@ ChunkDecoder::~ChunkDecoder() = default;
 Result<void> ChunkDecoder::Decode(std::span<const std::byte> encoded, const Digest& expected,
                                   std::span<std::byte> plain) {
   GPUMIG_CHECK(!plain.empty() && plain.size() <= kMaxChunkBytes);
-  const ChunkHeader header = GPUMIG_TRY(ParseChunkHeader(encoded));
-  if (header.plain_bytes != plain.size()) {
-    return MakeError(ErrorCode::kDamaged, "chunk holds {} bytes, not {}", header.plain_bytes, plain.size());
-  }
-  const std::span<const std::byte> payload = encoded.subspan(kChunkHeaderBytes);
-  if (payload.size() != header.payload_bytes) {
-    return MakeError(ErrorCode::kDamaged, "chunk has {} bytes after its header, which says {}", payload.size(),
-                     header.payload_bytes);
-  }
-  if (header.codec == ChunkCodec::kRaw) {
-    std::memcpy(plain.data(), payload.data(), plain.size());
+  const Parts parts = GPUMIG_TRY(Take(encoded, plain.size()));
+  if (parts.header.codec == ChunkCodec::kRaw) {
+    std::memcpy(plain.data(), parts.payload.data(), plain.size());
   } else {
-    GPUMIG_TRY(CheckFrame(payload, plain.size()));
-    const std::size_t size =
-        ZSTD_decompressDCtx(context_->zstd, plain.data(), plain.size(), payload.data(), payload.size());
-    if (ZSTD_isError(size) != 0) return MakeError(ErrorCode::kDamaged, "zstd frame: {}", ZSTD_getErrorName(size));
-    if (size != plain.size()) {
-      return MakeError(ErrorCode::kDamaged, "zstd frame gave {} bytes, not {}", size, plain.size());
-    }
+    GPUMIG_TRY(Decompress(context_->zstd, parts.payload, plain));
   }
-  const Digest digest = Digest::Of(plain);
-  if (digest != expected) return MakeError(ErrorCode::kDamaged, "content has digest {}", digest.ToHex());
-  return Ok();
+  return CheckDigest(plain, expected);
+}
+
+Result<std::span<const std::byte>> ChunkDecoder::View(std::span<const std::byte> encoded, const Digest& expected,
+                                                      std::size_t plain_bytes) {
+  GPUMIG_CHECK(plain_bytes > 0 && plain_bytes <= kMaxChunkBytes);
+  const Parts parts = GPUMIG_TRY(Take(encoded, plain_bytes));
+  std::span<const std::byte> plain = parts.payload;
+  if (parts.header.codec != ChunkCodec::kRaw) {
+    plain_.resize(plain_bytes);
+    GPUMIG_TRY(Decompress(context_->zstd, parts.payload, plain_));
+    plain = plain_;
+  }
+  GPUMIG_TRY(CheckDigest(plain, expected));
+  return plain;
 }
 
 std::vector<std::byte> EncodeChunk(std::span<const std::byte> plain, CompressionChoice compression) {

@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/base/byte_buffer.h"
 #include "core/base/result.h"
 #include "core/image/digest.h"
 
@@ -59,12 +60,18 @@ class ChunkEncoder {
   ChunkEncoder& operator=(ChunkEncoder&&) noexcept;
   ~ChunkEncoder();
 
-  // Raw where zstd gains less than 3 %. Valid until the next call.
-  // REQUIRES: 1 <= plain.size() <= kMaxChunkBytes
+  // Raw where zstd gains less than 3 %, or, of a big chunk, seems to by a look at a part of it. Valid until the next
+  // call. REQUIRES: 1 <= plain.size() <= kMaxChunkBytes
   std::span<const std::byte> Encode(std::span<const std::byte> plain);
+
+  // The same of plaintext that has kChunkHeaderBytes of room before it, which spares a copy where it stays raw.
+  ByteBuffer EncodeWithRoom(ByteBuffer room_and_plain);
 
  private:
   struct Context;
+
+  // Into `payload`; 0 where it is not worth it.
+  std::size_t Compress(std::span<const std::byte> plain, std::span<std::byte> payload) const;
 
   std::unique_ptr<Context> context_;  // null: no compression
   std::vector<std::byte> encoded_;
@@ -85,10 +92,16 @@ class ChunkDecoder {
   // REQUIRES: 1 <= plain.size() <= kMaxChunkBytes
   Result<void> Decode(std::span<const std::byte> encoded, const Digest& expected, std::span<std::byte> plain);
 
+  // As Decode(), for whoever only reads: gives the plaintext within `encoded` where it stands there as it is, else in
+  // memory of this decoder's, until the next call.
+  Result<std::span<const std::byte>> View(std::span<const std::byte> encoded, const Digest& expected,
+                                          std::size_t plain_bytes);
+
  private:
   struct Context;
 
   std::unique_ptr<Context> context_;
+  std::vector<std::byte> plain_;
 };
 
 // For a chunk now and then; same promises. REQUIRES: 1 <= size <= kMaxChunkBytes

@@ -40,7 +40,7 @@ Result<std::vector<std::byte>> HashedSource::ReadChunk(std::size_t index) const 
 }
 
 Result<HashedSource> BuildManifest(const std::filesystem::path& directory, const SourceOptions& options) {
-  SourceDirectory source = GPUMIG_TRY(SourceDirectory::Open(directory, options.kind_of_file));
+  SourceDirectory source = GPUMIG_TRY(SourceDirectory::Open(directory, options.kind_of_file, options.unwritten));
   const std::span<const ChunkPlace> places = source.places();
   std::vector<HashedPlace> hashed(places.size());
   const auto make_worker = [&]() -> PieceWork {

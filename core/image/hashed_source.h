@@ -18,6 +18,7 @@ namespace gpumig {
 struct SourceOptions {
   std::string facts_json = "{}";
   KindOfFile kind_of_file = KindOfCriuFile;
+  std::vector<UnwrittenFile> unwritten;  // beside the files of the directory
   ParallelOptions parallel;
 };
 
@@ -52,8 +53,8 @@ struct HashedPlace {
   bool zero = false;
 };
 
-// Reads and hashes all of the files under `directory`, in parallel; chunks of zeros are found. Memory stays below
-// workers * kMaxChunkBytes, beside the manifest. Errors: those of SourceDirectory; kCancelled.
+// Reads and hashes all of the files under `directory` and those unwritten, in parallel; chunks of zeros are found.
+// Memory stays below workers * kMaxChunkBytes, beside the manifest. Errors: those of SourceDirectory; kCancelled.
 Result<HashedSource> BuildManifest(const std::filesystem::path& directory, const SourceOptions& options);
 
 // The manifest of `source`, whose places were hashed to `hashed`: equal chunks of one kind are listed once, in the

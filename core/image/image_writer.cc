@@ -92,13 +92,15 @@ Error ExplainFullDisk(Error error, const std::filesystem::path& image, std::uint
 }  // namespace
 
 Result<HashedSource> StoreFiles(const std::filesystem::path& source, ChunkStore& store, const WriteOptions& options) {
-  SourceDirectory files = GPUMIG_TRY(SourceDirectory::Open(source, options.source.kind_of_file));
+  SourceDirectory files =
+      GPUMIG_TRY(SourceDirectory::Open(source, options.source.kind_of_file, options.source.unwritten));
   return StoreSource(std::move(files), store, options);
 }
 
 Result<ImageSummary> WriteImage(const std::filesystem::path& source, const std::filesystem::path& image,
                                 const WriteOptions& options) {
-  SourceDirectory files = GPUMIG_TRY(SourceDirectory::Open(source, options.source.kind_of_file), "write image");
+  SourceDirectory files =
+      GPUMIG_TRY(SourceDirectory::Open(source, options.source.kind_of_file, options.source.unwritten), "write image");
   const std::uint64_t total_bytes = files.total_bytes();
   auto write = [&]() -> Result<ImageSummary> {
     ImageDirectory directory = GPUMIG_TRY(ImageDirectory::Create(image, options.durability));

@@ -14,32 +14,57 @@
 namespace gpumig {
 
 ChunkKind KindOfCriuFile(std::string_view name) {
-  return name.starts_with("pages-") && name.ends_with(".img") ? ChunkKind::kHostPages : ChunkKind::kCriuFile;
+  const bool pages = name.starts_with("pages-") && name.ends_with(".img");
+  const bool memory = name.starts_with("memory-") && !name.ends_with(".img");
+  return pages || memory ? ChunkKind::kHostPages : ChunkKind::kCriuFile;
 }
 
-Result<SourceDirectory> SourceDirectory::Open(const std::filesystem::path& directory, const KindOfFile& kind_of_file) {
+Result<SourceDirectory> SourceDirectory::Open(const std::filesystem::path& directory, const KindOfFile& kind_of_file,
+                                              std::vector<UnwrittenFile> unwritten) {
   SourceDirectory source;
   source.path_ = directory;
   source.directory_ = GPUMIG_TRY(OpenFile(directory, O_RDONLY | O_DIRECTORY));
+  std::ranges::sort(unwritten, {}, &UnwrittenFile::name);
+  source.unwritten_ = std::move(unwritten);
   const std::vector<std::string> names =
       GPUMIG_TRY(ListDirectory(source.directory_.get()), "list {}", directory.string());
-  for (const std::string& name : names)
-    GPUMIG_TRY(source.Add(name, kind_of_file), "file {} of {}", name, directory.string());
+  // Both lists are sorted by name, and so must be the files of an image.
+  std::size_t next = 0;
+  const auto add_unwritten_before = [&](const std::string* name) -> Result<void> {
+    for (; next < source.unwritten_.size() && (name == nullptr || source.unwritten_[next].name < *name); ++next) {
+      const UnwrittenFile& file = source.unwritten_[next];
+      GPUMIG_TRY(
+          source.Add({.name = file.name, .mode = 0600, .bytes = file.bytes, .kind = file.kind, .unwritten = next}),
+          "file {}", file.name);
+    }
+    return Ok();
+  };
+  for (const std::string& name : names) {
+    GPUMIG_TRY(add_unwritten_before(&name));
+    GPUMIG_TRY(source.AddWritten(name, kind_of_file), "file {} of {}", name, directory.string());
+  }
+  GPUMIG_TRY(add_unwritten_before(nullptr));
   return source;
 }
 
-Result<void> SourceDirectory::Add(const std::string& name, const KindOfFile& kind_of_file) {
+Result<void> SourceDirectory::AddWritten(const std::string& name, const KindOfFile& kind_of_file) {
   if (!IsValidFileName(name)) {
     return MakeError(ErrorCode::kInvalidArgument, "an image carries names of A-Z a-z 0-9 . _ - only, up to {} bytes",
                      kMaxFileNameBytes);
   }
-  if (files_.size() == kMaxFiles)
-    return MakeError(ErrorCode::kInvalidArgument, "an image holds up to {} files", kMaxFiles);
   Result<OpenedFile> opened = OpenRegularBeneath(directory_.get(), name);
   if (!opened && opened.error().code() == ErrorCode::kDamaged) {
     return MakeError(ErrorCode::kInvalidArgument, "an image holds regular files only, and this is none");
   }
   const OpenedFile file = GPUMIG_TRY(std::move(opened));
+  return Add({.name = name, .mode = file.mode & 0777, .bytes = file.bytes, .kind = kind_of_file(name)});
+}
+
+Result<void> SourceDirectory::Add(SourceFile file) {
+  if (files_.size() == kMaxFiles)
+    return MakeError(ErrorCode::kInvalidArgument, "an image holds up to {} files", kMaxFiles);
+  if (!IsValidFileName(file.name) || (!files_.empty() && files_.back().name >= file.name))
+    return MakeError(ErrorCode::kInvalidArgument, "its name is not one of its own that an image can carry");
   const std::uint64_t chunk_count = (file.bytes + kMaxChunkBytes - 1) / kMaxChunkBytes;
   if (chunk_count > kMaxFileChunks - places_.size()) {
     return MakeError(ErrorCode::kInvalidArgument, "{} bytes more would make an image of more than {} chunks",
@@ -51,13 +76,14 @@ Result<void> SourceDirectory::Add(const std::string& name, const KindOfFile& kin
     places_.push_back({.file = index, .offset = offset, .bytes = static_cast<std::uint32_t>(bytes)});
   }
   total_bytes_ += file.bytes;
-  files_.push_back({.name = name, .mode = file.mode & 0777, .bytes = file.bytes, .kind = kind_of_file(name)});
+  files_.push_back(std::move(file));
   return Ok();
 }
 
 Result<void> SourceDirectory::Read(const ChunkPlace& place, std::span<std::byte> plain) const {
   GPUMIG_CHECK(place.file < files_.size() && plain.size() == place.bytes);
   const SourceFile& expected = files_[place.file];
+  if (expected.unwritten) return unwritten_[*expected.unwritten].read(place.offset, plain);
   const OpenedFile file =
       GPUMIG_TRY(OpenRegularBeneath(directory_.get(), expected.name), "read {} of {}", expected.name, path_.string());
   if (file.bytes != expected.bytes) {

@@ -1,9 +1,11 @@
-// SourceDirectory: files that are to become an image, seen as a sequence of chunks that any thread can read.
+// SourceDirectory: files that are to become an image, seen as a sequence of chunks that any thread can read. Some need
+// not be files at all, but anything that can be read like one.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -18,7 +20,7 @@ namespace gpumig {
 // What the bytes of a file are, told by its name.
 using KindOfFile = std::function<ChunkKind(std::string_view name)>;
 
-// CRIU's pages-N.img hold host pages; all else is kCriuFile.
+// CRIU's pages-N.img and our own memory-N hold host pages; all else is kCriuFile.
 ChunkKind KindOfCriuFile(std::string_view name);
 
 struct SourceFile {
@@ -26,6 +28,16 @@ struct SourceFile {
   std::uint32_t mode = 0;
   std::uint64_t bytes = 0;
   ChunkKind kind = ChunkKind::kOther;
+  std::optional<std::size_t> unwritten = std::nullopt;  // which of the files that are not in the directory
+};
+
+// What is not in the directory, but to be a file of the image all the same.
+struct UnwrittenFile {
+  std::string name;
+  std::uint64_t bytes = 0;
+  ChunkKind kind = ChunkKind::kOther;
+  // Fills `into` with what is at `offset`. Called from any number of threads at once. REQUIRES: it is within `bytes`
+  std::function<Result<void>(std::uint64_t offset, std::span<std::byte> into)> read;
 };
 
 // One chunk's place; a file is cut into chunks of kMaxChunkBytes, the last one is what is left.
@@ -41,9 +53,10 @@ struct ChunkPlace {
 // Thread safety: Read() from any number of threads at once.
 class SourceDirectory {
  public:
-  // Errors: kInvalidArgument, it holds something else than regular files, or a name that an image cannot carry, or more
-  // files or chunks than an image can; kNotFound and others of open.
-  static Result<SourceDirectory> Open(const std::filesystem::path& directory, const KindOfFile& kind_of_file);
+  // Errors: kInvalidArgument, it holds something else than regular files, or a name that an image cannot carry or that
+  // one of `unwritten` has too, or more files or chunks than an image can; kNotFound and others of open.
+  static Result<SourceDirectory> Open(const std::filesystem::path& directory, const KindOfFile& kind_of_file,
+                                      std::vector<UnwrittenFile> unwritten = {});
 
   const std::filesystem::path& path() const { return path_; }
   std::span<const SourceFile> files() const { return files_; }
@@ -57,12 +70,14 @@ class SourceDirectory {
 
  private:
   SourceDirectory() = default;
-  Result<void> Add(const std::string& name, const KindOfFile& kind_of_file);
+  Result<void> AddWritten(const std::string& name, const KindOfFile& kind_of_file);
+  Result<void> Add(SourceFile file);
 
   UniqueFd directory_;
   std::filesystem::path path_;
   std::vector<SourceFile> files_;
   std::vector<ChunkPlace> places_;
+  std::vector<UnwrittenFile> unwritten_;  // sorted by name
   std::uint64_t total_bytes_ = 0;
 };
 

@@ -1,6 +1,9 @@
 #include <sys/stat.h>
 
+#include <fstream>
+
 #include "core/image/directory_chunk_store.h"
+#include "core/image/pack_chunk_store.h"
 #include "tests/core/image/chunk_store_conformance.h"
 #include "tests/core/image/faulty_chunk_store.h"
 #include "tests/core/image/memory_chunk_store.h"
@@ -19,6 +22,15 @@ std::shared_ptr<ChunkStore> MakeDirectoryStore(StoreDurability durability) {
   return {both, &both->second};
 }
 
+std::shared_ptr<ChunkStore> MakePackStore() {
+  auto directory = TemporaryDirectory::Create(testing::TempDir(), "store-test");
+  if (!directory) return nullptr;
+  auto store = PackChunkStore::Open(directory->path());
+  if (!store) return nullptr;
+  auto both = std::make_shared<std::pair<TemporaryDirectory, PackChunkStore>>(std::move(*directory), std::move(*store));
+  return {both, &both->second};
+}
+
 std::shared_ptr<ChunkStore> MakeFaultyStore() {
   struct Both {
     MemoryChunkStore inner;
@@ -33,6 +45,7 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(ChunkStoreMaker{"Directory", [] { return MakeDirectoryStore(StoreDurability::kNone); }},
                     ChunkStoreMaker{"DirectoryOnSync", [] { return MakeDirectoryStore(StoreDurability::kOnSync); }},
                     ChunkStoreMaker{"DirectoryEach", [] { return MakeDirectoryStore(StoreDurability::kEach); }},
+                    ChunkStoreMaker{"Pack", MakePackStore},
                     ChunkStoreMaker{"Memory", [] { return std::make_shared<MemoryChunkStore>(); }},
                     ChunkStoreMaker{"Faulty", MakeFaultyStore}),
     ChunkStoreName);
@@ -97,6 +110,82 @@ TEST_F(DirectoryChunkStoreTest, ANamedPipeDoesNotHoldReadersUp) {
 TEST_F(DirectoryChunkStoreTest, AMissingDirectoryIsNotFound) {
   EXPECT_THAT(DirectoryChunkStore::Open(root() / "none", StoreDurability::kNone),
               FailsWith(ErrorCode::kNotFound, "none"));
+}
+
+class PackChunkStoreTest : public ImageFixture {
+ protected:
+  void Open() {
+    store_.reset();
+    auto store = PackChunkStore::Open(source());
+    ASSERT_THAT(store, IsOk());
+    store_.emplace(std::move(*store));
+  }
+  Digest Put(std::uint64_t seed) {
+    const Bytes plain = Random(100000, seed);
+    const Digest digest = Digest::Of(plain);
+    EXPECT_THAT(store_->Put(digest, EncodeChunk(plain, CompressionChoice::None())), IsOk());
+    return digest;
+  }
+  void SetUp() override {
+    ImageFixture::SetUp();
+    Open();
+  }
+
+  std::optional<PackChunkStore> store_;
+};
+
+TEST_F(PackChunkStoreTest, WhatWasPutIsThereAgainAfterAKill) {
+  const Digest first = Put(1);
+  const Digest removed = Put(2);
+  ASSERT_THAT(store_->Remove(removed), IsOk());
+  const Digest last = Put(3);
+  Open();
+  EXPECT_TRUE(*store_->Has(first));
+  EXPECT_FALSE(*store_->Has(removed));
+  EXPECT_TRUE(*store_->Has(last));
+  EXPECT_THAT(DecodeChunk(*store_->Get(last), last, 100000), IsOk());
+  // What is put now does not fall upon what is there.
+  const Digest more = Put(4);
+  Open();
+  for (const Digest& digest : {first, last, more}) EXPECT_TRUE(*store_->Has(digest));
+}
+
+TEST_F(PackChunkStoreTest, AChunkTornByAPowerCutIsNotThereAndCanBePutAgain) {
+  const Digest whole = Put(1);
+  const Digest torn = Put(2);
+  std::fstream pack(source() / "chunks.pack", std::ios::in | std::ios::out | std::ios::binary);
+  pack.seekp(104000 + 50000);
+  pack.write("\0\0\0\0", 4);
+  pack.close();
+  Open();
+  EXPECT_TRUE(*store_->Has(whole));
+  EXPECT_FALSE(*store_->Has(torn));
+  EXPECT_EQ(Put(2), torn);
+  Open();
+  EXPECT_TRUE(*store_->Has(torn));
+}
+
+TEST_F(PackChunkStoreTest, ACutPackAndAHalfWrittenIndexEntryAreSurvived) {
+  const Digest whole = Put(1);
+  const Digest cut = Put(2);
+  std::filesystem::resize_file(source() / "chunks.pack", 150000);
+  std::filesystem::resize_file(source() / "chunks.index", 2 * 48 - 7);
+  Open();
+  EXPECT_TRUE(*store_->Has(whole));
+  EXPECT_FALSE(*store_->Has(cut));
+  EXPECT_EQ(Put(2), cut);
+  Open();
+  EXPECT_TRUE(*store_->Has(cut));
+}
+
+TEST_F(PackChunkStoreTest, AnIndexThatPointsAnywhereIsNotFollowed) {
+  Put(1);
+  std::fstream index(source() / "chunks.index", std::ios::in | std::ios::out | std::ios::binary);
+  index.seekp(32);
+  index.write("\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f", 16);
+  index.close();
+  Open();
+  EXPECT_TRUE(store_->List()->empty());
 }
 
 }  // namespace

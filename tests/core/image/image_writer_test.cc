@@ -1,5 +1,6 @@
 #include "core/image/image_writer.h"
 
+#include "core/image/image_reader.h"
 #include "core/image/materialise.h"
 #include "tests/core/image/image_fixture.h"
 
@@ -142,6 +143,47 @@ TEST_F(ImageWriterTest, ProgressRisesToTheTotal) {
   EXPECT_EQ(total, summary->total.plain_bytes);
   EXPECT_EQ(reported.back(), total);
   EXPECT_TRUE(std::is_sorted(reported.begin(), reported.end()));
+}
+
+UnwrittenFile Unwritten(const std::string& name, const Bytes& content) {
+  return {
+      .name = name, .bytes = content.size(), .kind = ChunkKind::kHostPages, .read = [content](auto offset, auto into) {
+        std::copy_n(content.begin() + static_cast<std::ptrdiff_t>(offset), into.size(), into.begin());
+        return Ok();
+      }};
+}
+
+TEST_F(ImageWriterTest, WhatIsNoFileBecomesOneOfTheImage) {
+  AddSampleFiles();
+  WriteOptions options = Options();
+  const Bytes memory = Concat({Random(kMaxChunkBytes + 5000, 9), Zeros(kMaxChunkBytes)});
+  options.source.unwritten = {Unwritten("memory-7", memory), Unwritten("aaa", Random(10, 3))};
+  ASSERT_THAT(WriteImage(source(), image(), options), IsOk());
+  const auto opened = OpenImage(image());
+  ASSERT_THAT(opened, IsOk());
+  ASSERT_THAT(MaterialiseImage(opened->manifest, *opened->store, target(), Parallel()), IsOk());
+  auto expected = ReadTree(source());
+  expected["memory-7"] = memory;
+  expected["aaa"] = Random(10, 3);
+  EXPECT_EQ(ReadTree(target()), expected);
+}
+
+TEST_F(ImageWriterTest, ANameThatIsThereTwiceIsRefused) {
+  AddSampleFiles();
+  WriteOptions options = Options();
+  options.source.unwritten = {Unwritten("pages-1.img", Random(10, 3))};
+  EXPECT_THAT(WriteImage(source(), image(), options), FailsWith(ErrorCode::kInvalidArgument, "pages-1.img"));
+  EXPECT_FALSE(std::filesystem::exists(image()));
+}
+
+TEST_F(ImageWriterTest, AnErrorOfReadingIsTheErrorOfTheImage) {
+  WriteOptions options = Options();
+  options.source.unwritten = {Unwritten("memory-7", Random(10, 3))};
+  options.source.unwritten[0].read = [](auto, auto) -> Result<void> {
+    return MakeError(ErrorCode::kNotFound, "process 7 has ended");
+  };
+  EXPECT_THAT(WriteImage(source(), image(), options), FailsWith(ErrorCode::kNotFound, "process 7 has ended"));
+  EXPECT_FALSE(std::filesystem::exists(image()));
 }
 
 }  // namespace

@@ -2,6 +2,9 @@
 
 #include <sys/stat.h>
 
+#include <atomic>
+#include <mutex>
+
 #include "tests/core/image/faulty_chunk_store.h"
 #include "tests/core/image/image_fixture.h"
 #include "tests/core/image/memory_chunk_store.h"
@@ -81,6 +84,44 @@ TEST_F(MaterialiseTest, StoppedItLeavesNoFile) {
   options.stop = stop.get_token();
   EXPECT_THAT(MaterialiseImage(manifest_, store_, target(), options), FailsWith(ErrorCode::kCancelled, "stopped"));
   EXPECT_FALSE(std::filesystem::exists(target()));
+}
+
+TEST_F(MaterialiseTest, OnlyWantedFilesAreMadeAndOnlyTheirChunksRead) {
+  const auto wanted = [](const ManifestFile& file) { return file.name == "core-1.img" || file.name == "empty.img"; };
+  // Without the chunks that no wanted file has.
+  for (const ManifestFile& file : manifest_.files) {
+    for (const std::uint32_t index : file.chunks) {
+      if (!wanted(file)) {
+        ASSERT_THAT(store_.Remove(manifest_.chunks[index].digest), IsOk());
+      }
+    }
+  }
+  ASSERT_THAT(MaterialiseImage(manifest_, store_, target(), Parallel(), wanted), IsOk());
+  EXPECT_EQ(ReadTree(target()).size(), 2u);
+}
+
+TEST_F(MaterialiseTest, EveryByteIsPlacedOnceAndWhereItBelongs) {
+  std::map<std::string, Bytes> placed;
+  for (const ManifestFile& file : manifest_.files) placed[file.name] = Zeros(file.bytes);
+  std::mutex mutex;
+  const PlaceFn place = [&](const ManifestFile& file, std::uint64_t offset, std::span<const std::byte> plain) {
+    const std::lock_guard lock(mutex);
+    std::ranges::copy(plain, placed[file.name].begin() + static_cast<std::ptrdiff_t>(offset));
+    return Ok();
+  };
+  ASSERT_THAT(PlaceChunks(manifest_, store_, AllFiles, place, Parallel()), IsOk());
+  EXPECT_EQ(placed, ReadTree(source()));
+}
+
+TEST_F(MaterialiseTest, ChunksThatAreNotWantedAreNotPlaced) {
+  std::atomic<int> count{0};
+  const PlaceFn place = [&](const ManifestFile&, std::uint64_t, std::span<const std::byte>) {
+    ++count;
+    return Ok();
+  };
+  const auto none = [](const ManifestChunk&) { return false; };
+  ASSERT_THAT(PlaceChunks(manifest_, store_, AllFiles, place, Parallel(), none), IsOk());
+  EXPECT_EQ(count, 0);
 }
 
 }  // namespace
