@@ -74,7 +74,8 @@ void BM_SendChunks(benchmark::State& state) {
   AddChunkRoutes(router,
                  [&](const std::string&, const HttpPeer&) -> Result<std::shared_ptr<ChunkSink>> { return sink; });
   const std::unique_ptr<HttpServer> server = *HttpServer::ListenTls("127.0.0.1", 0, b, std::move(router));
-  const std::vector<std::byte> chunk = RandomChunk();
+  const std::vector<std::byte> bytes = RandomChunk();
+  const ByteBuffer chunk(bytes.begin(), bytes.end());
   std::vector<ChunkDigest> digests(kChunkCount);
   for (std::size_t i = 0; i < kChunkCount; ++i) digests[i][0] = static_cast<std::byte>(i);
   SendOptions options;
@@ -83,7 +84,7 @@ void BM_SendChunks(benchmark::State& state) {
     sink->Want(kChunkCount * kChunkBytes);
     const auto report = SendChunks(
         {"node-b", "127.0.0.1", server->port()}, a, "bench", digests,
-        [&](std::size_t) -> Result<std::vector<std::byte>> { return chunk; }, options);
+        [&](std::size_t) -> Result<ByteBuffer> { return chunk; }, options);
     GPUMIG_CHECK(report.has_value() && report->chunks_sent == kChunkCount);
   }
   state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(kChunkCount * kChunkBytes));

@@ -52,8 +52,9 @@ std::string PartsText(const Json& parts) {
 CommandOutcome Report(const Json& report) {
   const std::string ending = report.value("ending", "");
   CommandOutcome outcome;
-  for (const char* key : {"migration", "name", "source", "target", "downtime_ms", "downtime_parts_ms",
-                          "target_parts_ms", "total_ms", "host_bytes", "device_bytes", "sent_bytes", "device_path"}) {
+  for (const char* key :
+       {"migration", "name", "source", "target", "downtime_ms", "downtime_parts_ms", "target_parts_ms", "total_ms",
+        "host_bytes", "device_bytes", "direct_bytes", "sent_bytes", "device_path"}) {
     if (report.contains(key)) outcome.json[key] = report[key];
   }
   outcome.json["bytes_sent"] = report.value("sent_bytes", std::uint64_t{0});
@@ -85,7 +86,8 @@ Result<CommandOutcome> TryMigrate(const MigrateArguments& arguments) {
                                                 {{"workload", arguments.workload},
                                                  {"to", arguments.to},
                                                  {"max_downtime_ms", std::uint64_t{arguments.max_downtime_s} * 1000},
-                                                 {"lock_timeout_ms", arguments.lock_timeout_ms}}));
+                                                 {"lock_timeout_ms", arguments.lock_timeout_ms},
+                                                 {"host_path", arguments.host_path}}));
   const std::string id = GPUMIG_TRY(StringMember(begun, "migration"));
   ProgressBar bar;
   while (true) {

@@ -51,7 +51,7 @@ Finding CheckCriuProgram() {
 Finding CheckCgroup() {
   return FromResult("cgroup v2", [&]() -> Result<std::string> {
     const std::filesystem::path root = GPUMIG_TRY(CgroupRoot());
-    Cgroup probe = GPUMIG_TRY(Cgroup::Create(fmt::format("gpumig/doctor-{}", getpid())));
+    Cgroup probe = GPUMIG_TRY(Cgroup::Create(Site::FromEnvironment().NewCgroup("doctor")));
     const bool freezer = std::filesystem::exists(probe.path() / "cgroup.freeze");
     const bool kill = std::filesystem::exists(probe.path() / "cgroup.kill");
     GPUMIG_TRY(probe.Remove());

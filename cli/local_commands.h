@@ -25,6 +25,7 @@ struct CheckpointArguments {
   bool leave_running = false;
   std::string compress = "zstd:1";
   std::uint32_t lock_timeout_ms = 10'000;
+  std::string host_path = "direct";
 };
 CommandOutcome Checkpoint(const CheckpointArguments& arguments);
 

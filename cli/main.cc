@@ -23,6 +23,11 @@ CLI::App* AddCommand(CLI::App& app, Command& chosen, const std::string& name, co
   return sub;
 }
 
+void AddHostPath(CLI::App* sub, std::string& host_path) {
+  sub->add_option("--host-path", host_path, "How host memory travels: past CRIU, or through its files")
+      ->check(CLI::IsMember({"direct", "criu"}));
+}
+
 void AddLocalCommands(CLI::App& app, Command& chosen) {
   AddCommand(app, chosen, "doctor", "What this host can do, and why not", [] { return Doctor(); });
   AddCommand(app, chosen, "ps", "Workloads, and other processes that use a GPU", [] { return ListWorkloads(); });
@@ -44,6 +49,7 @@ void AddLocalCommands(CLI::App& app, Command& chosen) {
   sub->add_option("--image", checkpoint->image, "Directory, empty or new")->required();
   sub->add_flag("--leave-running", checkpoint->leave_running, "Let it run on afterwards");
   sub->add_option("--compress", checkpoint->compress, "none, zstd or zstd:LEVEL");
+  AddHostPath(sub, checkpoint->host_path);
   sub->add_option("--lock-timeout-ms", checkpoint->lock_timeout_ms, "How long GPU work that was begun may take to end")
       ->check(CLI::Range(1u, 3'600'000u));
 
@@ -96,6 +102,7 @@ void AddAgentCommands(CLI::App& app, Command& chosen) {
   sub->add_option("--to", migrate->to, "The node's name")->required();
   sub->add_option("--max-downtime", migrate->max_downtime_s, "Seconds it may stand still before it is resumed here")
       ->check(CLI::Range(1u, 86'400u));
+  AddHostPath(sub, migrate->host_path);
   sub->add_option("--lock-timeout-ms", migrate->lock_timeout_ms, "How long GPU work that was begun may take to end")
       ->check(CLI::Range(1u, 3'600'000u));
   sub->add_option("--socket", migrate->socket, "The agent's socket");

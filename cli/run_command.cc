@@ -63,7 +63,7 @@ Result<Workload> Run(const RunArguments& arguments) {
   workload.name = GPUMIG_TRY(ChooseName(registry, arguments));
   workload.gpu = arguments.gpu;
   workload.started = UtcNow();
-  workload.cgroup = fmt::format("gpumig/{}-{}", workload.name, RandomSuffix());
+  workload.cgroup = site.NewCgroup(workload.name);
 
   std::filesystem::path output = arguments.output;
   if (output.empty()) {

@@ -41,6 +41,8 @@ PhaseProgressFn ShowOn(ProgressBar& bar) {
 CommandOutcome Checkpoint(const CheckpointArguments& arguments) {
   const Result<CompressionChoice> compression = CompressionChoice::Parse(arguments.compress);
   if (!compression) return Refusal(compression.error());
+  const Result<HostPath> host_path = ParseHostPath(arguments.host_path);
+  if (!host_path) return Refusal(host_path.error());
   if (Result<void> root = CheckRoot(); !root) return Refusal(root.error());
   const Site site = Site::FromEnvironment();
   const Result<Workload> workload = WorkloadRegistry(site).Resolve(arguments.workload);
@@ -53,7 +55,8 @@ CommandOutcome Checkpoint(const CheckpointArguments& arguments) {
   request.image = arguments.image;
   request.leave_running = arguments.leave_running;
   request.compression = *compression;
-  request.limits.gpu_lock = std::chrono::milliseconds(arguments.lock_timeout_ms);
+  request.capture.host_path = *host_path;
+  request.capture.limits.gpu_lock = std::chrono::milliseconds(arguments.lock_timeout_ms);
   Outcome<CheckpointReport> done = [&] {
     ProgressBar bar;
     return CheckpointWorkload(composition->context, request, ShowOn(bar));
@@ -74,6 +77,7 @@ CommandOutcome Checkpoint(const CheckpointArguments& arguments) {
                   {"total_ms", Milliseconds(report.total)},
                   {"host_bytes", report.host_bytes},
                   {"device_bytes", report.device_bytes},
+                  {"direct_bytes", report.direct_bytes},
                   {"stored_bytes", report.stored_bytes},
                   {"device_path", report.device_path}};
   outcome.text =

@@ -24,7 +24,7 @@ bool MayPass(ErrorCode code) {
 
 struct EncodedChunk {
   std::size_t index;
-  std::vector<std::byte> bytes;
+  ByteBuffer bytes;
 };
 
 class ChunkSender {
@@ -135,7 +135,7 @@ class ChunkSender {
   Result<void> EncodeAll(const std::vector<std::size_t>& indexes, std::atomic<std::size_t>& next,
                          BoundedQueue<EncodedChunk>& encoded, const std::stop_token& stop) {
     for (std::size_t i = next++; i < indexes.size() && !stop.stop_requested(); i = next++) {
-      std::vector<std::byte> bytes = GPUMIG_TRY(encode_(indexes[i]), "encode chunk {}", NameOf(indexes[i]));
+      ByteBuffer bytes = GPUMIG_TRY(encode_(indexes[i]), "encode chunk {}", NameOf(indexes[i]));
       if (bytes.size() > kMaxChunkBodyBytes) {
         return MakeError(ErrorCode::kInvalidArgument, "chunk {} has {} bytes encoded; at most {} can be sent",
                          NameOf(indexes[i]), bytes.size(), kMaxChunkBodyBytes);

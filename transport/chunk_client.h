@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "core/base/byte_buffer.h"
 #include "core/base/result.h"
 #include "transport/chunk_protocol.h"
 #include "transport/http_client.h"
@@ -20,7 +21,7 @@ namespace gpumig {
 
 // The encoded bytes of chunk `index`, at most kMaxChunkBodyBytes. Called from several threads, and again for a chunk
 // whose first copy got lost only if a later round finds it lacking.
-using ReadEncodedChunk = std::function<Result<std::vector<std::byte>>(std::size_t index)>;
+using ReadEncodedChunk = std::function<Result<ByteBuffer>(std::size_t index)>;
 
 struct SendOptions {
   std::size_t connection_count = 3;

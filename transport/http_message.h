@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/base/byte_buffer.h"
 #include "core/base/json.h"
 #include "core/base/result.h"
 
@@ -35,7 +36,7 @@ struct HttpRequest {
   std::string path;
   std::map<std::string, std::string, std::less<>> parameters;  // of the path, as the route names them
   std::multimap<std::string, std::string> query;
-  std::vector<std::byte> body;
+  ByteBuffer body;
   HttpPeer peer;
   std::stop_token stop;  // of the server: a handler that takes long must end soon after
 

@@ -34,8 +34,9 @@ Result<MigrationRequest> ParseMigrationRequest(const Site& site, std::string_vie
   request.workload = GPUMIG_TRY(WorkloadRegistry(site).Resolve(GPUMIG_TRY(StringMember(json, "workload"))));
   request.to = GPUMIG_TRY(StringMember(json, "to"));
   request.max_downtime = std::chrono::milliseconds(GPUMIG_TRY(UnsignedMember(json, "max_downtime_ms")));
-  request.limits.gpu_lock = std::chrono::milliseconds(GPUMIG_TRY(UnsignedMember(json, "lock_timeout_ms")));
-  if (request.max_downtime.count() == 0 || request.limits.gpu_lock.count() == 0) {
+  request.capture.limits.gpu_lock = std::chrono::milliseconds(GPUMIG_TRY(UnsignedMember(json, "lock_timeout_ms")));
+  request.capture.host_path = GPUMIG_TRY(ParseHostPath(GPUMIG_TRY(StringMember(json, "host_path"))));
+  if (request.max_downtime.count() == 0 || request.capture.limits.gpu_lock.count() == 0) {
     return MakeError(ErrorCode::kInvalidArgument, "a limit of 0 ms can never be kept");
   }
   return request;

@@ -31,7 +31,7 @@ struct AgentConfig {
   Site site;
   std::vector<PeerConfig> peers;
   std::string compress = "zstd:1";
-  std::uint32_t connections = 2;  // for sending, to one peer
+  std::uint32_t connections = 4;  // for sending, to one peer
 
   std::filesystem::path socket() const { return site.runtime_directory / "gpumigd.sock"; }
   std::filesystem::path journals() const { return site.state_directory / "journals"; }

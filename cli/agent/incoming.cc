@@ -32,6 +32,7 @@ class Incoming::Migration : private MigrationObserver {
  private:
   void OnRecord(const StateRecord& record) override {
     spdlog::info("migration {} from {}: {} {}", id_, source_, Name(record.stage), record.cause.text);
+    if (record.stage == Stage::kClosed) workload_->DropImage();
   }
   void OnAlarm(std::string_view alarm) override { spdlog::warn("migration {} from {}: {}", id_, source_, alarm); }
 
@@ -48,7 +49,7 @@ Incoming::~Incoming() = default;
 
 Result<void> Incoming::Preflight(const PreflightQuestion& question) {
   GPUMIG_TRY(WorkloadRegistry(context_.site).CheckFree(question.name), "node {}", config_.node);
-  GPUMIG_TRY(CheckRoom(context_.site.staging_directory, question.host_bytes, "the restore"), "node {}", config_.node);
+  GPUMIG_TRY(CheckMemory(question.host_bytes), "node {}", config_.node);
   if (question.uses_gpu) GPUMIG_TRY(context_.device->SolveMap(question.gpus, {}), "node {}", config_.node);
   return Ok();
 }

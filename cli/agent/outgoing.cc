@@ -29,7 +29,7 @@ class Outgoing::Migration : private MigrationObserver {
  public:
   static Result<std::shared_ptr<Migration>> Make(const AgentConfig& config, const NodeIdentity& identity,
                                                  const SessionContext& context, std::unique_ptr<Journal> journal,
-                                                 const Workload& workload, const StopLimits& limits,
+                                                 const Workload& workload, const CaptureOptions& capture,
                                                  std::chrono::milliseconds max_downtime) {
     const Binding& binding = journal->facts().binding;
     const PeerConfig* peer = config.FindPeer(binding.target);
@@ -44,7 +44,7 @@ class Outgoing::Migration : private MigrationObserver {
     migration->workload_name_ = workload.name;
     migration->context_ = context;
     migration->journal_ = std::move(journal);
-    migration->workload_ = std::make_unique<LocalSource>(context, workload, limits, migration->id_);
+    migration->workload_ = std::make_unique<LocalSource>(context, workload, capture, migration->id_);
     migration->link_ = std::make_unique<PeerLink>(config, identity, *peer, migration->id_, *migration->workload_);
     SourceLimits source_limits;
     source_limits.max_downtime = max_downtime;
@@ -135,6 +135,7 @@ class Outgoing::Migration : private MigrationObserver {
         {"total_ms", static_cast<double>(total.count()) / 1000.0},
         {"host_bytes", workload_->image_bytes() - std::min(workload_->image_bytes(), facts.gpu.device_bytes)},
         {"device_bytes", facts.gpu.device_bytes},
+        {"direct_bytes", workload_->direct_bytes()},
         {"sent_bytes", link_->bytes_sent()},
         {"device_path", facts.device_path()},
         {"gpus_at_source", gpus_before_}};
@@ -190,7 +191,7 @@ Result<std::string> Outgoing::Begin(const MigrationRequest& request) {
   // How much of what is in use belongs to this workload is known only once it is captured; the chip is known now.
   for (GpuFacts& gpu : question.gpus) gpu.free_bytes = gpu.total_bytes;
   question.host_bytes = MemoryOf(tree).anonymous_bytes;
-  GPUMIG_TRY(CheckRoom(context_.site.staging_directory, question.host_bytes, "the dump"));
+  GPUMIG_TRY(CheckRoomForDump(context_, tree, request.capture.host_path));
 
   MigrationFacts facts;
   facts.side = Side::kSource;
@@ -205,7 +206,7 @@ Result<std::string> Outgoing::Begin(const MigrationRequest& request) {
   std::unique_ptr<Journal> journal = GPUMIG_TRY(Journal::Create(config_.journals(), facts));
   const auto prepare = [&]() -> Result<std::shared_ptr<Migration>> {
     std::shared_ptr<Migration> migration = GPUMIG_TRY(Migration::Make(
-        config_, identity_, context_, std::move(journal), request.workload, request.limits, request.max_downtime));
+        config_, identity_, context_, std::move(journal), request.workload, request.capture, request.max_downtime));
     GPUMIG_TRY(migration->link().Preflight(question));
     const std::lock_guard lock(mutex_);
     for (const auto& [other_id, other] : migrations_) {
@@ -241,7 +242,7 @@ Result<void> Outgoing::Recover() {
     if (over) continue;
     const Workload workload = GPUMIG_TRY(WorkloadFromJson(GPUMIG_TRY(ParseJson(journal->facts().note))));
     std::shared_ptr<Migration> migration = GPUMIG_TRY(Migration::Make(
-        config_, identity_, context_, std::move(journal), workload, StopLimits(), std::chrono::seconds(60)));
+        config_, identity_, context_, std::move(journal), workload, CaptureOptions{}, std::chrono::seconds(60)));
     {
       const std::lock_guard lock(mutex_);
       migrations_.emplace(name.migration.ToHex(), migration);

@@ -21,7 +21,7 @@ struct MigrationRequest {
   Workload workload;
   std::string to;
   std::chrono::milliseconds max_downtime{60'000};
-  StopLimits limits;
+  CaptureOptions capture;
 };
 
 // Ownership: borrows config, identity and context.device.

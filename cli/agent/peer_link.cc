@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <thread>
 
 #include "core/base/json.h"
 #include "core/image/chunk_codec.h"
+#include "core/session/host_memory.h"
 #include "transport/chunk_client.h"
 #include "transport/message_client.h"
 
@@ -21,6 +23,22 @@ constexpr std::size_t kMostGpus = 1024;
 std::chrono::milliseconds Left(const CallLimit& limit) {
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(limit.until - Clock::now());
   return std::max(left, std::chrono::milliseconds(1));
+}
+
+// Indexes of the chunks to send. The target begins to restore as soon as it has all that CRIU reads.
+std::vector<std::size_t> CriuFilesFirst(const Manifest& manifest) {
+  std::vector<bool> for_criu(manifest.chunks.size());
+  for (const ManifestFile& file : manifest.files) {
+    if (IsMemoryFile(file)) continue;
+    for (const std::uint32_t index : file.chunks) for_criu[index] = true;
+  }
+  std::vector<std::size_t> indexes;
+  for (const bool wanted : {true, false}) {
+    for (std::size_t i = 0; i < manifest.chunks.size(); ++i) {
+      if (!manifest.chunks[i].zero && for_criu[i] == wanted) indexes.push_back(i);
+    }
+  }
+  return indexes;
 }
 
 ChunkDigest WireDigest(const Digest& digest) {
@@ -94,15 +112,17 @@ Result<void> PeerLink::SendMissingChunks(const HashedSource& image, const CallLi
   const CompressionChoice compression = GPUMIG_TRY(CompressionChoice::Parse(config_.compress));
   std::vector<std::size_t> indexes;
   std::vector<ChunkDigest> digests;
-  for (std::size_t i = 0; i < image.manifest().chunks.size(); ++i) {
-    if (image.manifest().chunks[i].zero) continue;
+  for (const std::size_t i : CriuFilesFirst(image.manifest())) {
     indexes.push_back(i);
     digests.push_back(WireDigest(image.manifest().chunks[i].digest));
   }
   if (digests.empty()) return Ok();
-  const auto read = [&](std::size_t index) -> Result<std::vector<std::byte>> {
-    const std::vector<std::byte> plain = GPUMIG_TRY(image.ReadChunk(indexes[index]));
-    return EncodeChunk(plain, compression);
+  const auto read = [&](std::size_t index) -> Result<ByteBuffer> {
+    thread_local std::optional<ChunkEncoder> encoder;  // of one of the encoders' threads, which end with this transfer
+    if (!encoder) encoder.emplace(compression);
+    ByteBuffer chunk(kChunkHeaderBytes + image.manifest().chunks[indexes[index]].plain_bytes);
+    GPUMIG_TRY(image.ReadChunk(indexes[index], std::span(chunk).subspan(kChunkHeaderBytes)));
+    return encoder->EncodeWithRoom(std::move(chunk));
   };
   SendOptions options;
   options.connection_count = config_.connections;

@@ -31,11 +31,13 @@ namespace {
 constexpr std::string_view kOldestVersion = "4.1";
 constexpr int kRpcFd = 3;
 constexpr int kImagesFd = 4;
+constexpr int kPageServerFd = 5;
 // CRIU 4.1.1 insists that the images directory it is given is a symbolic link (criu/cr-service.c, setup_opts_from_req);
 // a descriptor of its own is one, and is there in every mount namespace.
 constexpr const char* kImagesPath = "/proc/self/fd/4";
 constexpr std::size_t kLargestMessageBytes = 1 << 20;
 constexpr int kLogLevel = 4;
+constexpr std::uintmax_t kNextToNothing = 16 << 10;
 // Deleted files that are still open travel inside the image up to this size.
 constexpr unsigned kGhostLimitBytes = 256u << 20;
 
@@ -49,6 +51,7 @@ struct ChildPlan {
   int cgroup_fd = -1;
   int rpc_fd = -1;
   int images_fd = -1;
+  int page_server_fd = -1;  // may be none
   int report_fd = -1;
 };
 
@@ -70,9 +73,15 @@ struct ChildPlan {
   const int rpc = fcntl(plan.rpc_fd, F_DUPFD_CLOEXEC, 100);
   const int images = fcntl(plan.images_fd, F_DUPFD_CLOEXEC, 100);
   const int report = fcntl(plan.report_fd, F_DUPFD_CLOEXEC, 100);
+  const int pages = plan.page_server_fd < 0 ? -1 : fcntl(plan.page_server_fd, F_DUPFD_CLOEXEC, 100);
   if (rpc < 0 || images < 0 || report < 0 || dup2(rpc, kRpcFd) < 0 || dup2(images, kImagesFd) < 0) fail(errno);
+  int last_fd = kImagesFd;
+  if (plan.page_server_fd >= 0) {
+    if (pages < 0 || dup2(pages, kPageServerFd) < 0) fail(errno);
+    last_fd = kPageServerFd;
+  }
   // Whatever else is open would be found by CRIU in the tasks it restores.
-  syscall(SYS_close_range, kImagesFd + 1, ~0u, CLOSE_RANGE_CLOEXEC);
+  syscall(SYS_close_range, static_cast<unsigned>(last_fd) + 1, ~0u, CLOSE_RANGE_CLOEXEC);
   const char* argv[] = {"criu", "swrk", "3", nullptr};
   // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast): execv takes its arguments so.
   execv(plan.program, const_cast<char**>(argv));
@@ -84,7 +93,8 @@ struct ChildPlan {
 // We live as long as CRIU, which may be longer than the process we came from: the locks and connections that it had
 // open must not live on in us.
 void CloseAllBut(const ChildPlan& plan) {
-  const int kept[] = {plan.namespaces_fd, plan.cgroup_fd, plan.rpc_fd, plan.images_fd, plan.report_fd};
+  const int kept[] = {plan.namespaces_fd, plan.cgroup_fd,      plan.rpc_fd,
+                      plan.images_fd,     plan.page_server_fd, plan.report_fd};
   const int highest = *std::max_element(std::begin(kept), std::end(kept));
   for (int fd = 3; fd < highest; ++fd) {
     if (std::find(std::begin(kept), std::end(kept), fd) == std::end(kept)) close(fd);
@@ -117,6 +127,7 @@ void CloseAllBut(const ChildPlan& plan) {
   if (child == 0) BecomeCriu(plan);
   close(plan.rpc_fd);
   close(plan.report_fd);
+  if (plan.page_server_fd >= 0) close(plan.page_server_fd);
   int status = 0;
   while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
@@ -126,7 +137,8 @@ void CloseAllBut(const ChildPlan& plan) {
 // One CRIU process, from its start to its own end.
 class CriuProcess {
  public:
-  static Result<CriuProcess> Start(const Criu& criu, const CriuPlace& place, const std::filesystem::path& images) {
+  static Result<CriuProcess> Start(const Criu& criu, const CriuPlace& place, const std::filesystem::path& images,
+                                   UniqueFd page_server = {}) {
     SocketPair rpc = GPUMIG_TRY(MakeSocketPair(SOCK_SEQPACKET));
     Pipe report = GPUMIG_TRY(MakePipe());
     ChildPlan plan;
@@ -135,6 +147,7 @@ class CriuProcess {
     plan.report_fd = report.write_end.get();
     const UniqueFd images_directory = GPUMIG_TRY(OpenFile(images, O_RDONLY | O_DIRECTORY));
     plan.images_fd = images_directory.get();
+    plan.page_server_fd = page_server.get();
     UniqueFd cgroup;
     if (place.cgroup != nullptr) cgroup = GPUMIG_TRY(place.cgroup->OpenProcs());
     plan.cgroup_fd = cgroup.get();
@@ -257,6 +270,13 @@ criu_opts* CommonOptions(criu_req& request, bool session_outside, const char* lo
 }
 
 Error Explain(const criu_resp& response, const std::filesystem::path& log, std::string_view what) {
+  // A full disk may have swallowed the very line that says so.
+  std::error_code ignored;
+  if (const auto space = std::filesystem::space(log.parent_path(), ignored);
+      !ignored && space.available < kNextToNothing) {
+    return MakeError(ErrorCode::kNoSpace, "criu {}: no space left in {}", what, log.parent_path().string())
+        .WithNextStep("free space there, or name another staging directory");
+  }
   const Result<std::string> text = ReadTextFile(log, 64 << 20);
   const std::string line = text ? FirstCriuError(*text) : std::string();
   if (!line.empty()) return MakeError(ErrorCode::kUnsupported, "criu {}: {}", what, line);
@@ -296,15 +316,16 @@ Result<Criu> FindCriu() {
       .WithNextStep("run scripts/bootstrap, install the criu package of Debian 13, or set GPUMIG_CRIU to its path");
 }
 
-Result<void> DumpWithCriu(const Criu& criu, const CriuPlace& place, const CriuDump& dump, const CriuNotify& notify) {
+Result<void> DumpWithCriu(const Criu& criu, const CriuPlace& place, CriuDump dump, const CriuNotify& notify) {
   criu_req request;
   request.set_type(DUMP);
   criu_opts* options = CommonOptions(request, dump.session_outside, "dump.log");
   options->set_pid(dump.root);
   options->set_leave_running(true);  // It was frozen before, and CRIU puts that back.
   options->set_freeze_cgroup(dump.freeze_cgroup);
+  if (dump.page_server.valid()) options->mutable_ps()->set_fd(kPageServerFd);
 
-  CriuProcess process = GPUMIG_TRY(CriuProcess::Start(criu, place, dump.images));
+  CriuProcess process = GPUMIG_TRY(CriuProcess::Start(criu, place, dump.images, std::move(dump.page_server)));
   const criu_resp response = GPUMIG_TRY(Converse(process, request, notify), "criu dump");
   if (!response.success()) return Explain(response, dump.images / "dump.log", "dump");
   const ExitStatus ended = process.AwaitEnd();

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/base/result.h"
+#include "core/base/unique_fd.h"
 #include "core/host/cgroup.h"
 
 namespace gpumig {
@@ -46,10 +47,13 @@ struct CriuDump {
   std::filesystem::path images;         // an empty directory
   std::filesystem::path freeze_cgroup;  // frozen before, frozen after
   bool session_outside = false;         // the tree's session leader is not part of it
+  // Where pages go instead of into files: the peer serves them (core/host/page_server.h). Closed before CRIU is waited
+  // for.
+  UniqueFd page_server;
 };
 // The tree stays as it was: frozen and whole. Errors: kUnsupported, CRIU cannot dump something, with CRIU's own first
 // error line; kInternal, CRIU died. The tree may run again after an error, whatever the freezer said before.
-Result<void> DumpWithCriu(const Criu& criu, const CriuPlace& place, const CriuDump& dump, const CriuNotify& notify);
+Result<void> DumpWithCriu(const Criu& criu, const CriuPlace& place, CriuDump dump, const CriuNotify& notify);
 
 struct CriuRestore {
   std::filesystem::path images;

@@ -151,6 +151,10 @@ ProcessMemory MemoryOf(const std::vector<pid_t>& processes) {
   return sum;
 }
 
+Result<std::uint64_t> AvailableMemory() {
+  return KilobytesAfter(GPUMIG_TRY(ReadTextFile("/proc/meminfo")), "\nMemAvailable:");
+}
+
 Result<std::string> CgroupPathOf(pid_t pid) {
   std::istringstream lines(GPUMIG_TRY(ReadOf(pid, "cgroup")));
   for (std::string line; std::getline(lines, line);) {

@@ -49,6 +49,9 @@ struct ProcessMemory {
 // Sums over the processes; one that is gone counts as nothing.
 ProcessMemory MemoryOf(const std::vector<pid_t>& processes);
 
+// What programs may still take on this host without swapping.
+Result<std::uint64_t> AvailableMemory();
+
 // The path of the process in the cgroup v2 hierarchy, as /proc says it: "/" or "/a/b". Empty where there is none.
 Result<std::string> CgroupPathOf(pid_t pid);
 

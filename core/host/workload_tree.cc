@@ -1,16 +1,22 @@
 #include "core/host/workload_tree.h"
 
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <future>
+#include <optional>
 #include <thread>
 
+#include "core/host/direct_memory.h"
+#include "core/host/page_server.h"
 #include "core/host/process.h"
 
 namespace gpumig {
 namespace {
 
 constexpr int kMostRescans = 50;
+constexpr int kPagesOnTheirWay = 8 << 20;
 constexpr std::chrono::seconds kRefreezeLimit{10};
 // Long enough for a child of vfork() to exec.
 constexpr std::chrono::milliseconds kVforkPause{2};
@@ -29,7 +35,21 @@ Result<void> CheckMovable(pid_t root) {
   return Ok();
 }
 
+Result<void> RemoveFilesIn(const std::filesystem::path& directory) {
+  std::error_code error;
+  for (const std::filesystem::directory_entry& entry : std::filesystem::directory_iterator(directory, error))
+    std::filesystem::remove(entry.path(), error);
+  if (error) return Error::FromErrno(error.value(), fmt::format("empty {}", directory.string()));
+  return Ok();
+}
+
 }  // namespace
+
+Result<HostPath> ParseHostPath(std::string_view text) {
+  if (text == "direct") return HostPath::kDirect;
+  if (text == "criu") return HostPath::kCriu;
+  return MakeError(ErrorCode::kInvalidArgument, "a host path is direct or criu, not '{}'", text);
+}
 
 Result<WorkloadTree> WorkloadTree::Take(pid_t root, Cgroup cgroup) {
   GPUMIG_TRY(CheckMovable(root));
@@ -106,9 +126,37 @@ Result<TreeFacts> WorkloadTree::Facts() const {
   return facts;
 }
 
-Result<void> WorkloadTree::Dump(const Criu& criu, const Cgroup& criu_cgroup, const std::filesystem::path& images,
-                                const CriuNotify& notify) {
+Result<MemoryMap> WorkloadTree::Dump(const Criu& criu, const Cgroup& criu_cgroup, const std::filesystem::path& images,
+                                     HostPath path, const CriuNotify& notify) {
   const TreeFacts facts = GPUMIG_TRY(Facts());
+  if (path == HostPath::kDirect) {
+    if (std::optional<MemoryMap> map = GPUMIG_TRY(DumpDirectly(criu, criu_cgroup, images, facts, notify)))
+      return *std::move(map);
+    GPUMIG_TRY(RemoveFilesIn(images));
+  }
+  GPUMIG_TRY(DumpAll(criu, criu_cgroup, images, facts, {}, notify));
+  return MemoryMap();
+}
+
+Result<std::optional<MemoryMap>> WorkloadTree::DumpDirectly(const Criu& criu, const Cgroup& criu_cgroup,
+                                                            const std::filesystem::path& images, const TreeFacts& facts,
+                                                            const CriuNotify& notify) {
+  SocketPair pages = GPUMIG_TRY(MakeSocketPair(SOCK_STREAM));
+  // So that CRIU need not wait for us after every few pages. What we may not have costs time only.
+  setsockopt(pages.theirs.get(), SOL_SOCKET, SO_SNDBUFFORCE, &kPagesOnTheirWay, sizeof(kPagesOnTheirWay));
+  auto serve = [&images, socket = std::move(pages.ours)]() mutable { return ServePages(std::move(socket), images); };
+  std::future<Result<DumpedPages>> served = std::async(std::launch::async, std::move(serve));
+  Result<void> dumped = DumpAll(criu, criu_cgroup, images, facts, std::move(pages.theirs), notify);
+  Result<DumpedPages> list = served.get();
+  if (!list && list.error().code() == ErrorCode::kUnsupported) return std::optional<MemoryMap>();
+  GPUMIG_TRY(std::move(dumped));
+  Result<MemoryMap> map = CompleteDump(GPUMIG_TRY(std::move(list)), GPUMIG_TRY(Processes()), images);
+  if (!map && map.error().code() == ErrorCode::kUnsupported) return std::optional<MemoryMap>();
+  return std::optional(GPUMIG_TRY(std::move(map)));
+}
+
+Result<void> WorkloadTree::DumpAll(const Criu& criu, const Cgroup& criu_cgroup, const std::filesystem::path& images,
+                                   const TreeFacts& facts, UniqueFd page_server, const CriuNotify& notify) {
   CriuPlace place;
   place.cgroup = &criu_cgroup;
   CriuDump dump;
@@ -119,7 +167,8 @@ Result<void> WorkloadTree::Dump(const Criu& criu, const Cgroup& criu_cgroup, con
   dump.images = images;
   dump.freeze_cgroup = cgroup_.path();
   dump.session_outside = facts.session_outside;
-  Result<void> dumped = DumpWithCriu(criu, place, dump, notify);
+  dump.page_server = std::move(page_server);
+  Result<void> dumped = DumpWithCriu(criu, place, std::move(dump), notify);
   // CRIU thaws the tree while it works; whatever it answered, look at what the kernel says now.
   GPUMIG_TRY(CheckWhole(facts.process_count));
   return dumped;

@@ -7,12 +7,14 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "core/base/result.h"
 #include "core/host/cgroup.h"
 #include "core/host/criu.h"
+#include "core/host/memory_map.h"
 
 namespace gpumig {
 
@@ -24,6 +26,14 @@ struct TreeFacts {
   std::size_t process_count = 0;
   std::uint64_t resident_bytes = 0;
 };
+
+// How the pages of processes travel.
+enum class HostPath {
+  kDirect,  // bulk memory past CRIU, see core/host/direct_memory.h
+  kCriu,    // all through CRIU's files
+};
+// "direct" or "criu". Errors: kInvalidArgument.
+Result<HostPath> ParseHostPath(std::string_view text);
 
 // Thread safety: one thread at a time.
 class WorkloadTree {
@@ -45,10 +55,11 @@ class WorkloadTree {
 
   Result<TreeFacts> Facts() const;
 
-  // Dumps the frozen tree into `images`. On return it is frozen and whole, also after an error, save where the error is
-  // kLost. `criu_cgroup` is CRIU's own.
-  Result<void> Dump(const Criu& criu, const Cgroup& criu_cgroup, const std::filesystem::path& images,
-                    const CriuNotify& notify = nullptr);
+  // Dumps the frozen tree into the empty directory `images`. On return it is frozen and whole, also after an error,
+  // save where the error is kLost. `criu_cgroup` is CRIU's own. Gives what memory is not in `images` but still in the
+  // tree; by HostPath::kCriu all is in `images`.
+  Result<MemoryMap> Dump(const Criu& criu, const Cgroup& criu_cgroup, const std::filesystem::path& images,
+                         HostPath path = HostPath::kDirect, const CriuNotify& notify = nullptr);
 
   // Puts processes back into the cgroups they came from.
   Result<void> Release();
@@ -56,6 +67,12 @@ class WorkloadTree {
  private:
   WorkloadTree(pid_t root, std::uint64_t start_ticks, Cgroup cgroup)
       : root_(root), start_ticks_(start_ticks), cgroup_(std::move(cgroup)) {}
+  Result<void> DumpAll(const Criu& criu, const Cgroup& criu_cgroup, const std::filesystem::path& images,
+                       const TreeFacts& facts, UniqueFd page_server, const CriuNotify& notify);
+  // Nothing: this CRIU sends its pages in a way that we do not know.
+  Result<std::optional<MemoryMap>> DumpDirectly(const Criu& criu, const Cgroup& criu_cgroup,
+                                                const std::filesystem::path& images, const TreeFacts& facts,
+                                                const CriuNotify& notify);
   // True: some process was not in the cgroup before.
   Result<bool> TakeStrays();
   Result<void> CheckWhole(std::size_t process_count);

@@ -3,6 +3,7 @@
 #include <sys/statvfs.h>
 
 #include <cerrno>
+#include <functional>
 #include <thread>
 
 #include "core/base/file.h"
@@ -10,6 +11,7 @@
 #include "core/image/image_reader.h"
 #include "core/image/image_writer.h"
 #include "core/image/materialise.h"
+#include "core/session/host_memory.h"
 #include "core/session/restore_workload.h"
 
 namespace gpumig {
@@ -56,12 +58,18 @@ Result<void> CheckImageDirectory(const std::filesystem::path& image) {
 Result<CheckpointReport> CaptureInto(const SessionContext& context, const CheckpointRequest& request,
                                      WorkloadControl& control, const PhaseProgressFn& progress, Timeline& timeline,
                                      bool& runs) {
-  GPUMIG_TRY(control.Stop(request.limits, timeline));
+  GPUMIG_TRY(control.Stop(request.capture.limits, timeline));
   runs = false;
   const WorkloadFacts facts = GPUMIG_TRY(control.Facts());
   TemporaryDirectory staging = GPUMIG_TRY(TemporaryDirectory::Create(context.site.staging_directory, "gpumig-dump"));
-  GPUMIG_TRY(control.Dump(staging.path(), timeline));
+  WriteOptions options;
+  options.source.unwritten = GPUMIG_TRY(control.Dump(staging.path(), request.capture.host_path, timeline));
+  CheckpointReport report;
+  for (const UnwrittenFile& file : options.source.unwritten) report.direct_bytes += file.bytes;
   if (request.leave_running) {
+    timeline.Begin("copy_memory");
+    GPUMIG_TRY(WriteFiles(options.source.unwritten, staging.path(), ParallelWith(progress, "copying memory")));
+    options.source.unwritten.clear();
     timeline.Begin("thaw");
     GPUMIG_TRY(control.Resume());
     timeline.End();
@@ -69,14 +77,12 @@ Result<CheckpointReport> CaptureInto(const SessionContext& context, const Checkp
   } else {
     timeline.Begin("write_image");
   }
-  WriteOptions options;
   options.source.facts_json = ToJson(facts);
   options.source.parallel = ParallelWith(progress, "writing the image");
   options.compression = request.compression;
   const ImageSummary summary = GPUMIG_TRY(WriteImage(staging.path(), request.image, options));
   timeline.End();
 
-  CheckpointReport report;
   report.image_digest = summary.image_digest.ToHex();
   report.device_bytes = facts.gpu.device_bytes;
   report.host_bytes = summary.total.plain_bytes - std::min(summary.total.plain_bytes, report.device_bytes);
@@ -98,13 +104,27 @@ Result<void> CheckRoom(const std::filesystem::path& directory, std::uint64_t nee
       .WithNextStep("free space there, or name another directory");
 }
 
+Result<void> CheckMemory(std::uint64_t needed_bytes) {
+  const std::uint64_t available = GPUMIG_TRY(AvailableMemory());
+  if (available >= needed_bytes) return Ok();
+  return MakeError(ErrorCode::kResourceExhausted, "the workload has {} MiB of memory, and {} MiB are available here",
+                   needed_bytes >> 20, available >> 20)
+      .WithNextStep("end something there, or name another node");
+}
+
+Result<void> CheckRoomForDump(const SessionContext& context, const std::vector<pid_t>& processes, HostPath path) {
+  if (path == HostPath::kDirect) return Ok();
+  return CheckRoom(context.site.staging_directory, MemoryOf(processes).anonymous_bytes, "the dump");
+}
+
 Outcome<CheckpointReport> CheckpointWorkload(const SessionContext& context, const CheckpointRequest& request,
                                              const PhaseProgressFn& progress) {
   const auto start = Clock::now();
   const auto prepare = [&]() -> Result<WorkloadControl> {
     GPUMIG_TRY(CheckImageDirectory(request.image));
     const std::vector<pid_t> processes = GPUMIG_TRY(ProcessTree(request.workload.root));
-    GPUMIG_TRY(CheckRoom(context.site.staging_directory, MemoryOf(processes).anonymous_bytes, "the dump"));
+    GPUMIG_TRY(
+        CheckRoomForDump(context, processes, request.leave_running ? HostPath::kCriu : request.capture.host_path));
     return WorkloadControl::Attach(request.workload, context.site, context.criu, *context.device);
   };
   Result<WorkloadControl> control = prepare();
@@ -148,16 +168,31 @@ Outcome<RestoreReport> RestoreImage(const SessionContext& context, const Restore
     Timeline timeline;
     timeline.Begin("read_image");
     const ImageSummary summary = GPUMIG_TRY(Summarise(image.manifest, image.image_digest, *image.store));
-    GPUMIG_TRY(
-        CheckRoom(context.site.staging_directory, summary.total.plain_bytes - summary.total.zero_bytes, "the restore"));
+    GPUMIG_TRY(CheckRoom(context.site.staging_directory, BytesWithCriu(image.manifest), "the restore"));
     TemporaryDirectory staging =
         GPUMIG_TRY(TemporaryDirectory::Create(context.site.staging_directory, "gpumig-restore"));
-    GPUMIG_TRY(
-        MaterialiseImage(image.manifest, *image.store, staging.path(), ParallelWith(progress, "reading the image")));
+    const ParallelOptions parallel = ParallelWith(progress, "reading the image");
+    GPUMIG_TRY(MaterialiseImage(image.manifest, *image.store, staging.path(), parallel, std::not_fn(IsMemoryFile)));
     timeline.End();
-    GatedWorkload gated = GPUMIG_TRY(GatedWorkload::Restore(staging.path(), facts, name, report.gpu_map, context.site,
-                                                            context.criu, *context.device, timeline),
-                                     "restore {}", name);
+    GatedWorkload gated = GPUMIG_TRY(
+        GatedWorkload::Restore({.images = staging.path(), .name = name, .cgroup = context.site.NewCgroup(name)}, facts,
+                               context.site, context.criu, *context.device, timeline),
+        "restore {}", name);
+    const auto finish = [&]() -> Result<void> {
+      timeline.Begin("memory");
+      const MemoryFill fill = GPUMIG_TRY(
+          MemoryFill::Make(GPUMIG_TRY(ReadMemoryMap(staging.path())), image.manifest, GPUMIG_TRY(gated.Processes())));
+      const PlaceFn place = [&](const ManifestFile& file, std::uint64_t offset, std::span<const std::byte> plain) {
+        return fill.Place(file, offset, plain);
+      };
+      GPUMIG_TRY(PlaceChunks(image.manifest, *image.store, IsMemoryFile, place, parallel));
+      timeline.End();
+      return gated.RestoreDevices(report.gpu_map, timeline);
+    };
+    if (Result<void> finished = finish(); !finished) {
+      GPUMIG_TRY(gated.Discard());
+      return finished.error().AddContext(fmt::format("restore {}", name));
+    }
     timeline.Begin("thaw");
     Result<void> opened = gated.Open();
     timeline.End();

@@ -8,6 +8,7 @@
 
 #include "core/base/result.h"
 #include "core/host/criu.h"
+#include "core/host/workload_tree.h"
 #include "core/image/chunk_codec.h"
 #include "core/session/device_port.h"
 #include "core/session/registry.h"
@@ -39,6 +40,11 @@ struct SessionContext {
   DevicePort* device = nullptr;
 };
 
+struct CaptureOptions {
+  StopLimits limits;
+  HostPath host_path = HostPath::kDirect;  // images of both are restored
+};
+
 // What is being done, and how much of it: 0 to 1.
 using PhaseProgressFn = std::function<void(std::string_view phase, double done)>;
 
@@ -46,7 +52,7 @@ struct CheckpointRequest {
   Workload workload;
   std::filesystem::path image;  // empty or missing
   bool leave_running = false;
-  StopLimits limits;
+  CaptureOptions capture;
   CompressionChoice compression;
 };
 
@@ -54,6 +60,7 @@ struct CheckpointReport {
   std::string image_digest;
   std::uint64_t host_bytes = 0;  // of CRIU's files, without those that came from GPUs
   std::uint64_t device_bytes = 0;
+  std::uint64_t direct_bytes = 0;  // of host_bytes and device_bytes: past CRIU
   std::uint64_t stored_bytes = 0;
   std::string device_path;
   std::vector<TimedPart> downtime_parts;
@@ -88,7 +95,14 @@ struct RestoreReport {
 Outcome<RestoreReport> RestoreImage(const SessionContext& context, const RestoreRequest& request,
                                     const PhaseProgressFn& progress);
 
-// How many bytes CRIU's files of these processes will take, at most roughly; and whether `directory` has room for them.
+// Whether `directory` has room. Errors: kNoSpace, naming `what`.
 Result<void> CheckRoom(const std::filesystem::path& directory, std::uint64_t needed_bytes, std::string_view what);
+
+// Whether this host has as much memory for a workload that is to come. Errors: kResourceExhausted.
+Result<void> CheckMemory(std::uint64_t needed_bytes);
+
+// Whether the staging directory has room for what a capture of `processes` puts there: by HostPath::kDirect that is
+// little, and CRIU itself tells if it is too much.
+Result<void> CheckRoomForDump(const SessionContext& context, const std::vector<pid_t>& processes, HostPath path);
 
 }  // namespace gpumig

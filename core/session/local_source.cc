@@ -13,10 +13,11 @@ constexpr const char* kFactsName = "facts.json";
 
 }  // namespace
 
-LocalSource::LocalSource(SessionContext context, Workload workload, StopLimits limits, const std::string& migration)
+LocalSource::LocalSource(SessionContext context, Workload workload, CaptureOptions options,
+                         const std::string& migration)
     : context_(std::move(context)),
       workload_(std::move(workload)),
-      limits_(limits),
+      options_(options),
       staging_(context_.site.staging_directory / ("gpumig-out-" + migration)) {}
 
 // What was sealed stays in staging: a successor of this agent may still need it.
@@ -32,17 +33,17 @@ Result<WorkloadControl*> LocalSource::Control() {
 Result<SealedCapture> LocalSource::Capture(std::uint32_t, const CallLimit& limit) {
   DropStaging();
   const std::vector<pid_t> processes = GPUMIG_TRY(ProcessTree(workload_.root));
-  GPUMIG_TRY(CheckRoom(context_.site.staging_directory, MemoryOf(processes).anonymous_bytes, "the dump"));
+  GPUMIG_TRY(CheckRoomForDump(context_, processes, options_.host_path));
   WorkloadControl* control = GPUMIG_TRY(Control());
   GPUMIG_TRY(MakeDirectories(staging_ / kImagesName));
 
   Timeline timeline;
-  GPUMIG_TRY(control->Stop(limits_, timeline));
+  GPUMIG_TRY(control->Stop(options_.limits, timeline));
   facts_ = GPUMIG_TRY(control->Facts());
-  GPUMIG_TRY(control->Dump(staging_ / kImagesName, timeline));
+  std::vector<UnwrittenFile> memory = GPUMIG_TRY(control->Dump(staging_ / kImagesName, options_.host_path, timeline));
   timeline.Begin("hash");
   GPUMIG_TRY(WriteFileDurably(staging_ / kFactsName, ToJson(facts_)));
-  GPUMIG_TRY(ReadImage(limit.stop));
+  GPUMIG_TRY(ReadImage(std::move(memory), limit.stop));
   timeline.End();
 
   SealedCapture sealed;
@@ -52,20 +53,30 @@ Result<SealedCapture> LocalSource::Capture(std::uint32_t, const CallLimit& limit
   return sealed;
 }
 
-Result<void> LocalSource::ReadImage(std::stop_token stop) {
+Result<void> LocalSource::ReadImage(std::vector<UnwrittenFile> memory, std::stop_token stop) {
   SourceOptions options;
+  options.unwritten = std::move(memory);
   options.facts_json = GPUMIG_TRY(ReadTextFile(staging_ / kFactsName));
   options.parallel.workers = std::max(1u, std::thread::hardware_concurrency());
   options.parallel.stop = std::move(stop);
   facts_ = GPUMIG_TRY(ParseWorkloadFacts(options.facts_json));
   image_.emplace(GPUMIG_TRY(BuildManifest(staging_ / kImagesName, options)));
   image_bytes_ = 0;
-  for (const ManifestFile& file : image_->manifest().files) image_bytes_ += file.bytes;
+  direct_bytes_ = 0;
+  for (const ManifestFile& file : image_->manifest().files) {
+    image_bytes_ += file.bytes;
+    if (IsMemoryFile(file)) direct_bytes_ += file.bytes;
+  }
   return Ok();
 }
 
 Result<const HashedSource*> LocalSource::Image() {
-  if (!image_) GPUMIG_TRY(ReadImage({}), "read the sealed image of {} again", workload_.name);
+  if (image_) return &*image_;
+  const auto read_again = [&]() -> Result<void> {
+    WorkloadControl* control = GPUMIG_TRY(Control());
+    return ReadImage(GPUMIG_TRY(control->DumpedMemory(staging_ / kImagesName)), {});
+  };
+  GPUMIG_TRY(read_again(), "read the sealed image of {} again", workload_.name);
   return &*image_;
 }
 

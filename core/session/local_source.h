@@ -1,4 +1,5 @@
-// LocalSource: the SourceWorkload of this host. Captures into memory-backed files; the image never touches the disk.
+// LocalSource: the SourceWorkload of this host. What CRIU writes goes into memory-backed files; bulk memory stays in
+// the frozen workload and is read from there. The image never touches the disk.
 #pragma once
 
 #include <filesystem>
@@ -18,7 +19,7 @@ namespace gpumig {
 class LocalSource : public SourceWorkload {
  public:
   // `migration` names the staging directory, so that one that was left behind is found again.
-  LocalSource(SessionContext context, Workload workload, StopLimits limits, const std::string& migration);
+  LocalSource(SessionContext context, Workload workload, CaptureOptions options, const std::string& migration);
   ~LocalSource() override;
 
   Result<SealedCapture> Capture(std::uint32_t attempt, const CallLimit& limit) override;
@@ -31,22 +32,25 @@ class LocalSource : public SourceWorkload {
   Result<const HashedSource*> Image();
   // Of the captured workload. REQUIRES: Image() gave one
   const WorkloadFacts& facts() const { return facts_; }
-  // Of all files of the image; 0 before one was sealed. Stays after the image has gone.
+  // Of all files of the image, and of those that CRIU had nothing to do with; 0 before one was sealed. Stay after the
+  // image has gone.
   std::uint64_t image_bytes() const { return image_bytes_; }
+  std::uint64_t direct_bytes() const { return direct_bytes_; }
 
  private:
   Result<WorkloadControl*> Control();
-  Result<void> ReadImage(std::stop_token stop);
+  Result<void> ReadImage(std::vector<UnwrittenFile> memory, std::stop_token stop);
   void DropStaging();
 
   SessionContext context_;
   Workload workload_;
-  StopLimits limits_;
+  CaptureOptions options_;
   std::filesystem::path staging_;
   std::optional<WorkloadControl> control_;
   std::optional<HashedSource> image_;
   WorkloadFacts facts_;
   std::uint64_t image_bytes_ = 0;
+  std::uint64_t direct_bytes_ = 0;
 };
 
 }  // namespace gpumig

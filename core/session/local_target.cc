@@ -2,7 +2,8 @@
 
 #include <fcntl.h>
 
-#include <future>
+#include <algorithm>
+#include <functional>
 #include <thread>
 
 #include "core/base/file.h"
@@ -16,7 +17,8 @@ namespace {
 
 constexpr const char* kManifestFile = "manifest";
 constexpr const char* kChunksDirectory = "chunks";
-constexpr const char* kCopyFile = "copy.json";  // which tree Prepare() made
+constexpr const char* kCopyFile = "copy.json";    // which tree Prepare() made
+constexpr const char* kEarlyFile = "early-copy";  // the cgroup of one that is not whole yet
 
 // What ImageStatus::lacking says between us and the shipper: one byte.
 constexpr std::byte kLacksManifest{1};
@@ -45,22 +47,111 @@ std::uint64_t BytesToStore(const Manifest& manifest) {
   return sum;
 }
 
+ParallelOptions OnAllCores(std::stop_token stop) {
+  ParallelOptions parallel;
+  parallel.workers = std::max(1u, std::thread::hardware_concurrency());
+  parallel.stop = std::move(stop);
+  return parallel;
+}
+
+// An error that is none of a chunk's own: its sender must not try again.
+Error ForGood(Error error) {
+  if (error.code() != ErrorCode::kUnavailable && error.code() != ErrorCode::kDeadlineExceeded &&
+      error.code() != ErrorCode::kDamaged) {
+    return error;
+  }
+  return MakeError(ErrorCode::kInternal, "{}", error.message()).WithNextStep(error.next_step());
+}
+
+// Kept from one chunk to the next by each of the server's threads.
+ChunkDecoder& DecoderOfThisThread() {
+  thread_local ChunkDecoder decoder;
+  return decoder;
+}
+
 }  // namespace
+
+struct LocalTarget::EarlyCopy {
+  std::string cgroup;
+  std::thread thread;
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool done = false;           // guarded by mutex, as is all below; nothing but `placed` changes once it is set
+  std::optional<Error> error;  // set, or the others are
+  std::optional<GatedWorkload> gated;
+  std::optional<MemoryFill> fill;
+  std::vector<GpuPair> gpu_map;
+  std::vector<TimedPart> parts;
+  std::unordered_set<Digest> placed;
+  int placing_count = 0;
+  bool closed = false;  // nothing more may be placed: it may run soon, or go
+
+  // Ok, or why there is no tree.
+  Result<void> Await() {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return done; });
+    if (error) return *error;
+    return Ok();
+  }
+
+  // Places by `work` what came in, unless it is there already or it is too late.
+  Result<void> PlaceOnce(const Digest& digest, const std::function<Result<void>()>& work) {
+    {
+      const std::lock_guard lock(mutex);
+      if (closed || placed.contains(digest)) return Ok();
+      ++placing_count;
+    }
+    Result<void> worked = work();
+    const std::lock_guard lock(mutex);
+    --placing_count;
+    if (worked) placed.insert(digest);
+    changed.notify_all();
+    return worked;
+  }
+
+  // A chunk that comes twice must not be written into a tree that runs already. After this, `placed` does not change.
+  void Close() {
+    std::unique_lock lock(mutex);
+    closed = true;
+    changed.wait(lock, [&] { return placing_count == 0; });
+  }
+};
+
+LocalTarget::LocalTarget(SessionContext context, std::filesystem::path directory, std::filesystem::path staging,
+                         PackChunkStore store)
+    : context_(std::move(context)),
+      directory_(std::move(directory)),
+      staging_(std::move(staging)),
+      store_(std::move(store)) {}
+
+// A tree that is not whole yet is left as it is, frozen: whoever opens this again removes it.
+LocalTarget::~LocalTarget() {
+  if (early_ && early_->thread.joinable()) early_->thread.join();
+}
 
 Result<std::unique_ptr<LocalTarget>> LocalTarget::Open(SessionContext context, const std::string& migration) {
   const std::filesystem::path directory = context.site.state_directory / "incoming" / migration;
   GPUMIG_TRY(MakeDirectories(directory / kChunksDirectory));
-  DirectoryChunkStore store =
-      GPUMIG_TRY(DirectoryChunkStore::Open(directory / kChunksDirectory, StoreDurability::kOnSync));
+  PackChunkStore store = GPUMIG_TRY(PackChunkStore::Open(directory / kChunksDirectory));
   const std::filesystem::path staging = context.site.staging_directory / ("gpumig-in-" + migration);
   {
     const StagingCleaner cleaner(staging);
   }
   auto target = std::unique_ptr<LocalTarget>(new LocalTarget(std::move(context), directory, staging, std::move(store)));
+  GPUMIG_TRY(target->RemovePartialCopy(), "remove what was restored in part");
   if (std::filesystem::exists(directory / kManifestFile)) {
     GPUMIG_TRY(target->Adopt(GPUMIG_TRY(ReadBinaryFile(directory / kManifestFile, kMaxManifestBytes))));
   }
   return target;
+}
+
+Result<void> LocalTarget::RemovePartialCopy() {
+  if (!std::filesystem::exists(directory_ / kEarlyFile)) return Ok();
+  const std::string cgroup = GPUMIG_TRY(ReadTextFile(directory_ / kEarlyFile));
+  GPUMIG_TRY(FindAgain());
+  // It may have become whole just before the end of the agent that made it.
+  if (!gated_ || gated_->workload().cgroup != cgroup) GPUMIG_TRY(RemoveRestored(cgroup));
+  return ForgetEarlyCopy();
 }
 
 std::shared_ptr<const LocalTarget::Incoming> LocalTarget::incoming() const {
@@ -69,24 +160,40 @@ std::shared_ptr<const LocalTarget::Incoming> LocalTarget::incoming() const {
 }
 
 Result<void> LocalTarget::Adopt(std::span<const std::byte> manifest_bytes) {
-  auto incoming = std::make_shared<Incoming>();
-  incoming->manifest = GPUMIG_TRY(Manifest::Parse(manifest_bytes));
-  incoming->digest = Digest::Of(manifest_bytes);
-  for (const ManifestChunk& chunk : incoming->manifest.chunks) {
-    if (!chunk.zero) incoming->plain_bytes.emplace(chunk.digest, chunk.plain_bytes);
+  auto image = std::make_shared<Incoming>(GPUMIG_TRY(Manifest::Parse(manifest_bytes)));
+  image->digest = Digest::Of(manifest_bytes);
+  const Manifest& manifest = image->manifest;
+  std::unordered_set<Digest> lacking;
+  for (std::uint32_t i = 0; i < manifest.chunks.size(); ++i) {
+    const ManifestChunk& chunk = manifest.chunks[i];
+    if (chunk.zero) continue;
+    Incoming::Chunk& entry = image->chunks[chunk.digest];
+    entry.plain_bytes = chunk.plain_bytes;
+    entry.indexes.push_back(i);
+    const auto needs = [&](const ChunkUses::Use& use) { return !IsMemoryFile(manifest.files[use.file]); };
+    if (!std::ranges::any_of(image->uses.of(i), needs) || !image->for_criu.insert(chunk.digest).second) continue;
+    if (!GPUMIG_TRY(store_.Has(chunk.digest))) lacking.insert(chunk.digest);
   }
+  {
+    const std::lock_guard lock(mutex_);
+    incoming_ = std::move(image);
+    lacking_for_criu_ = std::move(lacking);
+    ++dropping_count_;
+  }
+  // A copy of another image, if there is one.
+  Result<void> dropped = DropEarlyCopy();
   const std::lock_guard lock(mutex_);
-  incoming_ = std::move(incoming);
-  return Ok();
+  --dropping_count_;
+  return dropped;
 }
 
 Result<void> LocalTarget::PutManifest(std::span<const std::byte> bytes) {
   const Manifest manifest = GPUMIG_TRY(Manifest::Parse(bytes));
   GPUMIG_TRY(ParseWorkloadFacts(manifest.facts_json));
   // Before the first chunk: a disk that fills up half way costs the workload its downtime for nothing.
-  const std::uint64_t needed = BytesToStore(manifest);
-  GPUMIG_TRY(CheckRoom(directory_, needed, "the incoming image"));
-  GPUMIG_TRY(CheckRoom(context_.site.staging_directory, needed, "the restore"));
+  GPUMIG_TRY(CheckRoom(directory_, BytesToStore(manifest), "the incoming image"));
+  GPUMIG_TRY(store_.Reserve(BytesToStore(manifest)), "the incoming image");
+  GPUMIG_TRY(CheckRoom(context_.site.staging_directory, BytesWithCriu(manifest), "the restore"));
   GPUMIG_TRY(WriteFileDurably(directory_ / kManifestFile,
                               std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size())));
   return Adopt(bytes);
@@ -104,62 +211,173 @@ Result<std::vector<bool>> LocalTarget::Lacks(std::span<const Digest> digests) {
 Result<void> LocalTarget::PutChunk(const Digest& digest, std::span<const std::byte> encoded) {
   const std::shared_ptr<const Incoming> image = incoming();
   if (image == nullptr) return MakeError(ErrorCode::kFailedPrecondition, "a chunk came before its manifest");
-  const auto known = image->plain_bytes.find(digest);
-  if (known == image->plain_bytes.end()) {
+  const auto known = image->chunks.find(digest);
+  if (known == image->chunks.end()) {
     return MakeError(ErrorCode::kInvalidArgument, "the manifest names no chunk {}", digest.ToHex());
   }
-  GPUMIG_TRY(DecodeChunk(encoded, digest, known->second), "chunk {}", digest.ToHex());
-  return store_.Put(digest, encoded);
+  const std::span<const std::byte> plain =
+      GPUMIG_TRY(DecoderOfThisThread().View(encoded, digest, known->second.plain_bytes), "chunk {}", digest.ToHex());
+  if (const std::shared_ptr<EarlyCopy> copy = EarlyCopyFor(image)) {
+    GPUMIG_TRY(copy->Await());
+    const auto place = [&] { return PlaceMemory(*image, known->second, *copy->fill, plain); };
+    GPUMIG_TRY(copy->PlaceOnce(digest, place), "chunk {}", digest.ToHex());
+  }
+  GPUMIG_TRY(store_.Put(digest, encoded));
+  if (!image->for_criu.contains(digest)) return Ok();
+  {
+    const std::lock_guard lock(mutex_);
+    if (incoming_ == image) lacking_for_criu_.erase(digest);
+  }
+  EarlyCopyFor(image);
+  return Ok();
+}
+
+Result<void> LocalTarget::PlaceMemory(const Incoming& image, const Incoming::Chunk& chunk, const MemoryFill& fill,
+                                      std::span<const std::byte> plain) {
+  for (const std::uint32_t index : chunk.indexes) {
+    for (const ChunkUses::Use& use : image.uses.of(index)) {
+      const ManifestFile& file = image.manifest.files[use.file];
+      if (IsMemoryFile(file)) GPUMIG_TRY(fill.Place(file, use.offset, plain));
+    }
+  }
+  return Ok();
+}
+
+std::shared_ptr<LocalTarget::EarlyCopy> LocalTarget::EarlyCopyFor(const std::shared_ptr<const Incoming>& image) {
+  const std::lock_guard lock(mutex_);
+  if (incoming_ != image || !lacking_for_criu_.empty() || dropping_count_ > 0) return nullptr;
+  if (early_) return early_;
+  early_ = std::make_shared<EarlyCopy>();
+  early_->thread = std::thread([this, image, copy = early_.get()] { RestoreEarly(image, *copy); });
+  return early_;
+}
+
+void LocalTarget::RestoreEarly(const std::shared_ptr<const Incoming>& image, EarlyCopy& copy) const {
+  std::optional<GatedWorkload> gated;
+  std::optional<MemoryFill> fill;
+  std::vector<GpuPair> gpu_map;
+  Timeline timeline;
+  const auto restore = [&]() -> Result<void> {
+    const WorkloadFacts facts = GPUMIG_TRY(ParseWorkloadFacts(image->manifest.facts_json));
+    GPUMIG_TRY(WorkloadRegistry(context_.site).CheckFree(facts.name));
+    if (facts.uses_gpu()) gpu_map = GPUMIG_TRY(context_.device->SolveMap(facts.gpu.gpus, {}));
+    timeline.Begin("materialise");
+    const StagingCleaner cleaner{staging_};
+    GPUMIG_TRY(MaterialiseImage(image->manifest, store_, staging_, OnAllCores({}), std::not_fn(IsMemoryFile)));
+    timeline.End();
+    const std::string cgroup = context_.site.NewCgroup(facts.name);
+    GPUMIG_TRY(WriteFileDurably(directory_ / kEarlyFile, cgroup));
+    gated.emplace(GPUMIG_TRY(GatedWorkload::Restore({.images = staging_, .name = facts.name, .cgroup = cgroup}, facts,
+                                                    context_.site, context_.criu, *context_.device, timeline)));
+    fill.emplace(GPUMIG_TRY(
+        MemoryFill::Make(GPUMIG_TRY(ReadMemoryMap(staging_)), image->manifest, GPUMIG_TRY(gated->Processes()))));
+    return Ok();
+  };
+  Result<void> restored = restore();
+  if (!restored && gated) {
+    [[maybe_unused]] const Result<void> discarded = gated->Discard();
+    gated.reset();
+  }
+  const std::lock_guard lock(copy.mutex);
+  copy.parts = timeline.parts();
+  copy.gpu_map = std::move(gpu_map);
+  copy.gated = std::move(gated);
+  copy.fill = std::move(fill);
+  // To send a chunk again would not help.
+  if (!restored) copy.error = ForGood(std::move(restored).error());
+  copy.done = true;
+  copy.changed.notify_all();
+}
+
+Result<void> LocalTarget::DropEarlyCopy() {
+  std::shared_ptr<EarlyCopy> copy;
+  {
+    const std::lock_guard lock(mutex_);
+    copy = std::exchange(early_, nullptr);
+    ++dropping_count_;
+  }
+  Result<void> dropped = Drop(copy.get());
+  const std::lock_guard lock(mutex_);
+  --dropping_count_;
+  return dropped;
+}
+
+Result<void> LocalTarget::Drop(EarlyCopy* copy) const {
+  if (copy == nullptr) return Ok();
+  if (copy->thread.joinable()) copy->thread.join();
+  copy->Close();
+  if (copy->gated) GPUMIG_TRY(copy->gated->Discard());
+  return ForgetEarlyCopy();
+}
+
+Result<void> LocalTarget::ForgetEarlyCopy() const {
+  std::error_code error;
+  std::filesystem::remove(directory_ / kEarlyFile, error);
+  if (error) return Error::FromErrno(error.value(), "remove the note of a copy in the making");
+  return Ok();
 }
 
 Result<ImageStatus> LocalTarget::Missing(const ManifestDigest& manifest) {
   const std::shared_ptr<const Incoming> image = incoming();
   if (image == nullptr || image->digest.ToHex() != manifest.ToHex()) return Lacking(kLacksManifest);
-  for (const auto& [digest, plain_bytes] : image->plain_bytes) {
+  for (const auto& [digest, chunk] : image->chunks) {
     if (!GPUMIG_TRY(store_.Has(digest))) return Lacking(kLacksChunks);
   }
   return ImageStatus{true, {}};
-}
-
-Result<GatedWorkload> LocalTarget::RestoreUpToTheGate(const Incoming& image, std::stop_token stop, Timeline& timeline) {
-  const WorkloadFacts facts = GPUMIG_TRY(ParseWorkloadFacts(image.manifest.facts_json));
-  GPUMIG_TRY(WorkloadRegistry(context_.site).CheckFree(facts.name));
-  gpu_map_.clear();
-  if (facts.uses_gpu()) gpu_map_ = GPUMIG_TRY(context_.device->SolveMap(facts.gpu.gpus, {}));
-  timeline.Begin("materialise");
-  const StagingCleaner cleaner{staging_};
-  ParallelOptions parallel;
-  parallel.workers = std::max(1u, std::thread::hardware_concurrency());
-  parallel.stop = std::move(stop);
-  GPUMIG_TRY(MaterialiseImage(image.manifest, store_, staging_, parallel));
-  timeline.End();
-  return GatedWorkload::Restore(staging_, facts, facts.name, gpu_map_, context_.site, context_.criu, *context_.device,
-                                timeline);
 }
 
 Result<TargetReport> LocalTarget::Prepare(const ManifestDigest& manifest, std::stop_token stop) {
   if (!GPUMIG_TRY(Missing(manifest)).complete)
     return MakeError(ErrorCode::kFailedPrecondition, "the image is not complete yet");
   const std::shared_ptr<const Incoming> image = incoming();
-  GPUMIG_TRY(FindAgain());
-  if (gated_) {
-    GPUMIG_TRY(gated_->Discard());
-    gated_.reset();
-  }
-  // The image is made durable while it is restored from; both must have happened before we say we are prepared.
+  GPUMIG_TRY(RemovePrepared());
+  const std::shared_ptr<EarlyCopy> copy = EarlyCopyFor(image);
+  if (!copy) return MakeError(ErrorCode::kFailedPrecondition, "another image came in");
+  // The image is made durable while the copy is completed; both must have happened before we say we are prepared.
   std::future<Result<void>> synced = std::async(std::launch::async, [this] { return store_.Sync(); });
-  Timeline timeline;
-  Result<GatedWorkload> gated = RestoreUpToTheGate(*image, std::move(stop), timeline);
+  Result<TargetReport> finished = Finish(*image, *copy, std::move(stop));
   Result<void> durable = synced.get();
-  if (!gated) return gated.error();
-  gated_.emplace(std::move(*gated));
-  Result<void> kept = durable ? Remember(*gated_) : durable;
-  if (!kept) {
-    [[maybe_unused]] const Result<void> discarded = gated_->Discard();
-    gated_.reset();
-    return kept.error();
+  if (finished && !durable) finished = durable.error();
+  if (finished) {
+    if (Result<void> kept = Remember(*copy->gated); !kept) finished = kept.error();
   }
-  return TargetReport{timeline.parts(), ""};
+  if (!finished) {
+    // An error here must not hide why.
+    [[maybe_unused]] const Result<void> dropped = DropEarlyCopy();
+    return finished;
+  }
+  gated_ = std::move(copy->gated);
+  gpu_map_ = copy->gpu_map;
+  {
+    const std::lock_guard lock(mutex_);
+    early_ = nullptr;
+  }
+  copy->thread.join();
+  GPUMIG_TRY(ForgetEarlyCopy());
+  return finished;
+}
+
+Result<TargetReport> LocalTarget::Finish(const Incoming& image, EarlyCopy& copy, std::stop_token stop) {
+  GPUMIG_TRY(copy.Await());
+  copy.Close();
+  Timeline timeline;
+  timeline.Begin("memory");
+  GPUMIG_TRY(PlaceRest(image, copy, stop));
+  timeline.End();
+  if (stop.stop_requested()) return MakeError(ErrorCode::kCancelled, "the migration was called off");
+  GPUMIG_TRY(copy.gated->RestoreDevices(copy.gpu_map, timeline));
+  TargetReport report{copy.parts, ""};
+  report.parts.insert(report.parts.end(), timeline.parts().begin(), timeline.parts().end());
+  return report;
+}
+
+// What came before there was a tree to place it in.
+Result<void> LocalTarget::PlaceRest(const Incoming& image, EarlyCopy& copy, std::stop_token stop) const {
+  const auto wanted = [&](const ManifestChunk& chunk) { return !copy.placed.contains(chunk.digest); };
+  const PlaceFn place = [&](const ManifestFile& file, std::uint64_t offset, std::span<const std::byte> plain) {
+    return copy.fill->Place(file, offset, plain);
+  };
+  return PlaceChunks(image.manifest, store_, IsMemoryFile, place, OnAllCores(std::move(stop)), wanted);
 }
 
 Result<void> LocalTarget::Remember(const GatedWorkload& gated) const {
@@ -176,6 +394,17 @@ Result<void> LocalTarget::FindAgain() {
   const Result<ProcessStat> stat = ReadProcessStat(workload.root);
   if (!stat || stat->start_ticks != workload.start_ticks) return Ok();  // A reboot, or somebody's kill: it is gone.
   gated_.emplace(GPUMIG_TRY(GatedWorkload::FindAgain(workload, gpu_processes, context_.site, *context_.device)));
+  return Ok();
+}
+
+// What an earlier Prepare() made.
+Result<void> LocalTarget::RemovePrepared() {
+  GPUMIG_TRY(FindAgain());
+  if (gated_) GPUMIG_TRY(gated_->Discard());
+  gated_.reset();
+  std::error_code error;
+  std::filesystem::remove(directory_ / kCopyFile, error);
+  if (error) return Error::FromErrno(error.value(), "remove the note of an earlier copy");
   return Ok();
 }
 
@@ -197,15 +426,22 @@ Result<TargetReport> LocalTarget::Start() {
 }
 
 Result<void> LocalTarget::Discard() {
-  GPUMIG_TRY(FindAgain());
-  if (gated_) GPUMIG_TRY(gated_->Discard());
-  gated_.reset();
+  GPUMIG_TRY(DropEarlyCopy());
+  GPUMIG_TRY(RemovePrepared());
   std::error_code error;
   std::filesystem::remove_all(directory_, error);
   if (error) return Error::FromErrno(error.value(), fmt::format("remove {}", directory_.string()));
   const std::lock_guard lock(mutex_);
   incoming_.reset();
   return Ok();
+}
+
+void LocalTarget::DropImage() {
+  cleaner_ = std::async(std::launch::async, [directory = directory_] {
+    std::error_code ignored;
+    std::filesystem::remove(directory / kManifestFile, ignored);
+    std::filesystem::remove_all(directory / kChunksDirectory, ignored);
+  });
 }
 
 Result<CopyState> LocalTarget::Look() {

@@ -1,18 +1,26 @@
-// LocalTarget: the TargetWorkload of this host. Chunks come in on disk; the tree is restored up to the gate.
+// LocalTarget: the TargetWorkload of this host. Chunks come in, are checked, and go to where they are to be: those of
+// CRIU's files onto the disk; as soon as all of these are here the tree is restored up to the gate, and memory that
+// comes after that goes straight into its processes. All of it goes onto the disk too, where it is found again after a
+// crash.
 #pragma once
 
+#include <condition_variable>
 #include <filesystem>
+#include <future>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
-#include "core/image/directory_chunk_store.h"
+#include "core/image/chunk_uses.h"
 #include "core/image/manifest.h"
+#include "core/image/pack_chunk_store.h"
 #include "core/session/checkpoint.h"
+#include "core/session/host_memory.h"
 #include "core/session/ports.h"
 #include "core/session/restore_workload.h"
 
@@ -22,14 +30,17 @@ namespace gpumig {
 // any time; the rest as TargetWorkload says.
 class LocalTarget : public TargetWorkload {
  public:
-  // Makes, or finds again, the directory where the image of `migration` comes in.
+  // Makes, or finds again, the directory where the image of `migration` comes in. What an agent that was killed had
+  // restored in part is removed.
   static Result<std::unique_ptr<LocalTarget>> Open(SessionContext context, const std::string& migration);
+  ~LocalTarget() override;
 
   // The manifest that all else belongs to. Errors: kDamaged; kUnsupported; kNoSpace, there is no room for the image.
   Result<void> PutManifest(std::span<const std::byte> bytes);
   // Which of `digests` are not here yet. Errors: kFailedPrecondition, there is no manifest yet.
   Result<std::vector<bool>> Lacks(std::span<const Digest> digests);
-  // Checked before it is kept. Errors: kDamaged; kInvalidArgument, the manifest does not name it; kNoSpace.
+  // Checked before it is kept. Errors: kDamaged; kInvalidArgument, the manifest does not name it; kNoSpace; why the
+  // tree could not be restored from what came before.
   Result<void> PutChunk(const Digest& digest, std::span<const std::byte> encoded);
 
   Result<ImageStatus> Missing(const ManifestDigest& manifest) override;
@@ -38,35 +49,61 @@ class LocalTarget : public TargetWorkload {
   Result<void> Discard() override;
   Result<CopyState> Look() override;
 
+  // The workload runs here and the source knows: the image is not needed any more. Removes it in the background.
+  void DropImage();
+
  private:
   // What is known of the image that comes in. Never changes once made.
   struct Incoming {
+    explicit Incoming(Manifest parsed) : manifest(std::move(parsed)), uses(manifest) {}
+
+    struct Chunk {
+      std::uint32_t plain_bytes = 0;
+      std::vector<std::uint32_t> indexes;  // into the manifest's table: it may be of several kinds
+    };
     Manifest manifest;
+    ChunkUses uses;
     Digest digest;
-    std::unordered_map<Digest, std::uint32_t> plain_bytes;  // of each chunk that is not all zero
+    std::unordered_map<Digest, Chunk> chunks;  // those that are not all zero
+    std::unordered_set<Digest> for_criu;       // those of them that CRIU's files need
   };
+  // A tree that is restored while the rest still comes in.
+  struct EarlyCopy;
 
   LocalTarget(SessionContext context, std::filesystem::path directory, std::filesystem::path staging,
-              DirectoryChunkStore store)
-      : context_(std::move(context)),
-        directory_(std::move(directory)),
-        staging_(std::move(staging)),
-        store_(std::move(store)) {}
+              PackChunkStore store);
   std::shared_ptr<const Incoming> incoming() const;
   Result<void> Adopt(std::span<const std::byte> manifest_bytes);
   Result<void> Remember(const GatedWorkload& gated) const;
   // After a restart of the agent: the copy that an earlier Prepare() left.
   Result<void> FindAgain();
-  Result<GatedWorkload> RestoreUpToTheGate(const Incoming& incoming, std::stop_token stop, Timeline& timeline);
+  Result<void> RemovePrepared();
+
+  // The copy to place memory in; begins to restore it once all that CRIU needs is here, else gives null.
+  std::shared_ptr<EarlyCopy> EarlyCopyFor(const std::shared_ptr<const Incoming>& image);
+  void RestoreEarly(const std::shared_ptr<const Incoming>& image, EarlyCopy& copy) const;
+  static Result<void> PlaceMemory(const Incoming& image, const Incoming::Chunk& chunk, const MemoryFill& fill,
+                                  std::span<const std::byte> plain);
+  Result<void> PlaceRest(const Incoming& image, EarlyCopy& copy, std::stop_token stop) const;
+  Result<TargetReport> Finish(const Incoming& image, EarlyCopy& copy, std::stop_token stop);
+  Result<void> DropEarlyCopy();
+  Result<void> Drop(EarlyCopy* copy) const;
+  Result<void> ForgetEarlyCopy() const;
+  // Of an agent that was killed.
+  Result<void> RemovePartialCopy();
 
   SessionContext context_;
   std::filesystem::path directory_;
   std::filesystem::path staging_;  // of CRIU's files, while it restores
-  DirectoryChunkStore store_;
+  PackChunkStore store_;
   mutable std::mutex mutex_;
-  std::shared_ptr<const Incoming> incoming_;  // guarded by mutex_
+  std::shared_ptr<const Incoming> incoming_;     // guarded by mutex_
+  std::unordered_set<Digest> lacking_for_criu_;  // guarded by mutex_
+  std::shared_ptr<EarlyCopy> early_;             // guarded by mutex_
+  int dropping_count_ = 0;                       // guarded by mutex_; above 0, none may be begun
   std::optional<GatedWorkload> gated_;
   std::vector<GpuPair> gpu_map_;
+  std::future<void> cleaner_;
 };
 
 }  // namespace gpumig

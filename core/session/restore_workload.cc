@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::chrono::seconds kWindowLimit{30};
 constexpr std::chrono::seconds kRelockLimit{10};
+constexpr std::chrono::seconds kKillLimit{30};
 
 // The output log goes to where the job has it open, which must be in this node's own directory of such logs.
 Result<void> PutOutputFile(const WorkloadFacts& facts, const std::filesystem::path& images, const Site& site) {
@@ -64,26 +65,25 @@ Result<std::vector<pid_t>> FindGpuProcesses(const WorkloadFacts& facts, const Re
 
 }  // namespace
 
-Result<GatedWorkload> GatedWorkload::Restore(const std::filesystem::path& images, const WorkloadFacts& facts,
-                                             const std::string& name, const std::vector<GpuPair>& gpu_map,
-                                             const Site& site, const Criu& criu, DevicePort& device,
-                                             Timeline& timeline) {
+Result<GatedWorkload> GatedWorkload::Restore(const Order& order, const WorkloadFacts& facts, const Site& site,
+                                             const Criu& criu, DevicePort& device, Timeline& timeline) {
   GPUMIG_TRY(CheckHost(facts));
-  GPUMIG_TRY(WorkloadRegistry(site).CheckFree(name));
-  GPUMIG_TRY(PutOutputFile(facts, images, site));
+  GPUMIG_TRY(WorkloadRegistry(site).CheckFree(order.name));
+  GPUMIG_TRY(PutOutputFile(facts, order.images, site));
   GPUMIG_TRY(MakeDirectories(site.workloads()));
 
   timeline.Begin("host_restore");
   Workload workload;
-  workload.name = name;
-  workload.cgroup = fmt::format("gpumig/{}-{}", name, RandomSuffix());
+  workload.name = order.name;
+  workload.cgroup = order.cgroup;
   workload.gpu = facts.uses_gpu() ? "cuda" : "none";
   workload.started = UtcNow();
   workload.output_file = facts.output_file;
-  const RestorePlace place{workload.cgroup, site.workloads() / (name + ".exit")};
-  Result<RestoredTree> tree = RestoredTree::RestoreToGate(criu, images, facts.tree, place);
+  const RestorePlace place{workload.cgroup, site.workloads() / (order.name + ".exit")};
+  Result<RestoredTree> tree = RestoredTree::RestoreToGate(criu, order.images, facts.tree, place);
+  timeline.End();
   if (!tree) {
-    const std::filesystem::path log = KeepCriuLog(site, images, name);
+    const std::filesystem::path log = KeepCriuLog(site, order.images, order.name);
     Error error = tree.error();
     if (error.next_step().empty() && !log.empty())
       error.WithNextStep(fmt::format("CRIU's log is kept in {}", log.string()));
@@ -91,19 +91,15 @@ Result<GatedWorkload> GatedWorkload::Restore(const std::filesystem::path& images
   }
   workload.root = tree->root();
   workload.init = tree->init();
-
-  timeline.Begin("device_restore");
   GatedWorkload gated(workload, site, device, std::move(*tree), {});
-  auto finish = [&]() -> Result<void> {
+  const auto look = [&]() -> Result<void> {
     gated.workload_.start_ticks = GPUMIG_TRY(ReadProcessStat(workload.root)).start_ticks;
     gated.gpu_processes_ = GPUMIG_TRY(FindGpuProcesses(facts, gated.tree_));
-    return gated.RestoreGpus(gpu_map);
+    return Ok();
   };
-  Result<void> finished = finish();
-  timeline.End();
-  if (!finished) {
+  if (Result<void> looked = look(); !looked) {
     [[maybe_unused]] const Result<void> discarded = gated.Discard();
-    return finished.error();
+    return looked.error();
   }
   return gated;
 }
@@ -120,8 +116,15 @@ Result<CopyState> GatedWorkload::Look() const {
   return GPUMIG_TRY(tree_.IsFrozen()) ? CopyState::kStopped : CopyState::kLive;
 }
 
-Result<void> GatedWorkload::RestoreGpus(const std::vector<GpuPair>& gpu_map) {
+Result<void> GatedWorkload::RestoreDevices(const std::vector<GpuPair>& gpu_map, Timeline& timeline) {
   if (gpu_processes_.empty()) return Ok();
+  timeline.Begin("device_restore");
+  Result<void> restored = RestoreGpus(gpu_map);
+  timeline.End();
+  return restored;
+}
+
+Result<void> GatedWorkload::RestoreGpus(const std::vector<GpuPair>& gpu_map) {
   DriverWindow window;
   window.processes = GPUMIG_TRY(tree_.Processes());
   window.gpu_processes = gpu_processes_;
@@ -172,6 +175,14 @@ Result<void> GatedWorkload::Discard() {
   GPUMIG_TRY(tree_.Discard(), "discard {}", workload_.name);
   WorkloadRegistry(site_).Remove(workload_.name);
   return Ok();
+}
+
+Result<void> RemoveRestored(const std::string& cgroup) {
+  const Result<Cgroup> all = Cgroup::Open(GPUMIG_TRY(CgroupRoot()) / cgroup);
+  if (!all) return Ok();
+  Cgroup found = *all;
+  GPUMIG_TRY(found.Kill(kKillLimit));
+  return found.Remove();
 }
 
 }  // namespace gpumig

@@ -19,8 +19,9 @@ namespace {
 
 constexpr std::size_t kLogsKept = 10;
 
-void Override(std::filesystem::path& directory, const char* variable) {
-  if (const char* value = std::getenv(variable); value != nullptr && *value != '\0') directory = value;
+template <typename T>
+void Override(T& setting, const char* variable) {
+  if (const char* value = std::getenv(variable); value != nullptr && *value != '\0') setting = value;
 }
 
 }  // namespace
@@ -30,7 +31,12 @@ Site Site::FromEnvironment() {
   Override(site.runtime_directory, "GPUMIG_RUNTIME_DIR");
   Override(site.state_directory, "GPUMIG_STATE_DIR");
   Override(site.staging_directory, "GPUMIG_STAGING_DIR");
+  Override(site.cgroup, "GPUMIG_CGROUP");
   return site;
+}
+
+std::string Site::NewCgroup(std::string_view name) const {
+  return fmt::format("{}/{}-{}", cgroup, name, RandomSuffix());
 }
 
 std::filesystem::path KeepCriuLog(const Site& site, const std::filesystem::path& images, const std::string& workload) {

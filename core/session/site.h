@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 
 #include "core/base/result.h"
 
@@ -14,11 +15,16 @@ struct Site {
       "/var/lib/gpumig";                                 // stays: journals, received images, output logs, CRIU logs
   std::filesystem::path staging_directory = "/dev/shm";  // memory: CRIU's files on their way
 
+  std::string cgroup = "gpumig";  // below the root of cgroup v2: all cgroups of ours
+
   std::filesystem::path workloads() const { return runtime_directory / "workloads"; }
   std::filesystem::path outputs() const { return state_directory / "output"; }
   std::filesystem::path criu_logs() const { return state_directory / "criu-logs"; }
 
-  // As $GPUMIG_RUNTIME_DIR, $GPUMIG_STATE_DIR and $GPUMIG_STAGING_DIR say, else the defaults above.
+  // A new one, of a workload or for another passing use.
+  std::string NewCgroup(std::string_view name) const;
+
+  // As $GPUMIG_RUNTIME_DIR, $GPUMIG_STATE_DIR, $GPUMIG_STAGING_DIR and $GPUMIG_CGROUP say, else the defaults above.
   static Site FromEnvironment();
 };
 

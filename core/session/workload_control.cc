@@ -24,8 +24,8 @@ std::vector<GpuPair> Identity(const std::vector<GpuFacts>& gpus) {
   return map;
 }
 
-std::string CgroupBaseOf(const Workload& workload) {
-  return workload.is_ours() ? workload.cgroup : fmt::format("gpumig/adopted-{}", workload.root);
+std::string CgroupBaseOf(const Workload& workload, const Site& site) {
+  return workload.is_ours() ? workload.cgroup : fmt::format("{}/adopted-{}", site.cgroup, workload.root);
 }
 
 std::string HostName() {
@@ -59,9 +59,9 @@ Result<WorkloadControl> WorkloadControl::Attach(const Workload& workload, const 
     return MakeError(ErrorCode::kNotFound, "process {} has ended", workload.root);
   }
   GPUMIG_TRY(RefuseBlockers(FindBlockers(GPUMIG_TRY(ProcessTree(workload.root)))));
-  Cgroup base = GPUMIG_TRY(Cgroup::Create(CgroupBaseOf(workload)));
+  Cgroup base = GPUMIG_TRY(Cgroup::Create(CgroupBaseOf(workload, site)));
   Result<WorkloadTree> tree =
-      WorkloadTree::Take(workload.root, GPUMIG_TRY(Cgroup::Create(CgroupBaseOf(workload) + "/tree")));
+      WorkloadTree::Take(workload.root, GPUMIG_TRY(Cgroup::Create(CgroupBaseOf(workload, site) + "/tree")));
   if (!tree) {
     if (!workload.is_ours()) GPUMIG_TRY(base.Remove());
     return tree.error();
@@ -147,10 +147,11 @@ Result<WorkloadFacts> WorkloadControl::Facts() const {
   return facts;
 }
 
-Result<void> WorkloadControl::Dump(const std::filesystem::path& images, Timeline& timeline) {
+Result<std::vector<UnwrittenFile>> WorkloadControl::Dump(const std::filesystem::path& images, HostPath path,
+                                                         Timeline& timeline) {
   timeline.Begin("host_dump");
-  const Cgroup criu_cgroup = GPUMIG_TRY(Cgroup::Create(CgroupBaseOf(workload_) + "/criu"));
-  Result<void> dumped = tree_.Dump(criu_, criu_cgroup, images);
+  const Cgroup criu_cgroup = GPUMIG_TRY(Cgroup::Create(CgroupBaseOf(workload_, site_) + "/criu"));
+  const Result<MemoryMap> dumped = tree_.Dump(criu_, criu_cgroup, images, path);
   timeline.End();
   if (!dumped) {
     const std::filesystem::path log = KeepCriuLog(site_, images, workload_.name);
@@ -159,7 +160,12 @@ Result<void> WorkloadControl::Dump(const std::filesystem::path& images, Timeline
       error.WithNextStep(fmt::format("CRIU's log is kept in {}", log.string()));
     return error;
   }
-  return CarryOutput(images);
+  GPUMIG_TRY(CarryOutput(images));
+  return MemoryAsFiles(*dumped, GPUMIG_TRY(tree_.Processes()));
+}
+
+Result<std::vector<UnwrittenFile>> WorkloadControl::DumpedMemory(const std::filesystem::path& images) const {
+  return MemoryAsFiles(GPUMIG_TRY(ReadMemoryMap(images)), GPUMIG_TRY(tree_.Processes()));
 }
 
 Result<void> WorkloadControl::CarryOutput(const std::filesystem::path& images) const {
@@ -180,7 +186,7 @@ bool WorkloadControl::HasEnded() const {
 
 Result<void> WorkloadControl::Resume() {
   // A CRIU that an earlier agent started goes on without it for a while, and freezes the tree again when it ends.
-  const Cgroup criu_cgroup = GPUMIG_TRY(Cgroup::Create(CgroupBaseOf(workload_) + "/criu"));
+  const Cgroup criu_cgroup = GPUMIG_TRY(Cgroup::Create(CgroupBaseOf(workload_, site_) + "/criu"));
   GPUMIG_TRY(criu_cgroup.AwaitEmpty(kCriuEndLimit), "wait for CRIU to end");
   // What is left of a workload that has ended is not a workload, but it may be frozen in our cgroup.
   if (HasEnded()) {
@@ -198,7 +204,7 @@ Result<void> WorkloadControl::Resume() {
 Result<void> WorkloadControl::PutBack() {
   if (workload_.is_ours()) return Ok();
   GPUMIG_TRY(tree_.Release());
-  Cgroup all = GPUMIG_TRY(Cgroup::Create(CgroupBaseOf(workload_)));
+  Cgroup all = GPUMIG_TRY(Cgroup::Create(CgroupBaseOf(workload_, site_)));
   return all.Remove();
 }
 
@@ -225,7 +231,7 @@ Result<void> WorkloadControl::ResumeGpus(const std::vector<pid_t>& processes) {
 }
 
 Result<void> WorkloadControl::Destroy(const Workload& workload, const Site& site) {
-  Cgroup all = GPUMIG_TRY(Cgroup::Create(CgroupBaseOf(workload)));
+  Cgroup all = GPUMIG_TRY(Cgroup::Create(CgroupBaseOf(workload, site)));
   GPUMIG_TRY(all.Kill(kKillLimit), "end {}", workload.name);
   GPUMIG_TRY(all.Remove());
   if (workload.is_ours()) WorkloadRegistry(site).Remove(workload.name);

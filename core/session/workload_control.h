@@ -9,6 +9,7 @@
 #include "core/host/criu.h"
 #include "core/host/workload_tree.h"
 #include "core/session/device_port.h"
+#include "core/session/host_memory.h"
 #include "core/session/registry.h"
 #include "core/session/site.h"
 #include "core/session/timeline.h"
@@ -45,8 +46,12 @@ class WorkloadControl {
   Result<WorkloadFacts> Facts() const;
 
   // CRIU's files, and the output log that travels along, into the empty directory `images`. The workload stays stopped,
-  // save where the error is kLost. The time goes to `timeline` as "host_dump".
-  Result<void> Dump(const std::filesystem::path& images, Timeline& timeline);
+  // save where the error is kLost. The time goes to `timeline` as "host_dump". Gives the files of the image that are
+  // not there, but are read out of the workload: it must stay stopped as long as anybody does.
+  Result<std::vector<UnwrittenFile>> Dump(const std::filesystem::path& images, HostPath path, Timeline& timeline);
+
+  // Those files again, of what an earlier process of ours dumped into `images`.
+  Result<std::vector<UnwrittenFile>> DumpedMemory(const std::filesystem::path& images) const;
 
   // Gives GPUs back, unlocks them, thaws; puts a plain process back to where it came from. A workload that has ended is
   // none to resume, and no error. Errors: kLost, the driver gave a process up.

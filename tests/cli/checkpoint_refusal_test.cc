@@ -153,16 +153,28 @@ TEST_F(CheckpointRefusalTest, AFullDiskCostsTheJobNothing) {
   EXPECT_EQ(umount(disk.c_str()), 0);
 }
 
-TEST_F(CheckpointRefusalTest, AStagingDirectoryWithoutRoomIsRefusedBeforeAnythingIsStopped) {
+TEST_F(CheckpointRefusalTest, AStagingDirectoryWithoutRoomCostsTheJobNothing) {
   StartCounter();
   const auto disk = directory() / "staging";
   std::filesystem::create_directory(disk);
-  ASSERT_EQ(mount("tmpfs", disk.c_str(), "tmpfs", 0, "size=1m"), 0);
-  setenv("GPUMIG_STAGING_DIR", disk.c_str(), 1);
-  const CliAnswer answer = Gpumig({"checkpoint", "counter", "--image", directory() / "image"});
-  unsetenv("GPUMIG_STAGING_DIR");
-  EXPECT_EQ(answer.code, 3);
-  EXPECT_NE(answer.error().find("MiB free"), std::string::npos) << answer.error();
+  ASSERT_EQ(mount("tmpfs", disk.c_str(), "tmpfs", 0, "size=64k"), 0);
+  const auto checkpoint = [&](const std::string& option) {
+    return Ask({"/usr/bin/env", "GPUMIG_STAGING_DIR=" + disk.string(), GPUMIG_PROGRAM, "--json", "checkpoint",
+                "counter", "--image", directory() / "image", option});
+  };
+  // These put the whole memory there, and can know beforehand that it does not fit.
+  for (const char* option : {"--leave-running", "--host-path=criu"}) {
+    SCOPED_TRACE(option);
+    const CliAnswer answer = checkpoint(option);
+    EXPECT_EQ(answer.code, 3);
+    EXPECT_NE(answer.error().find("MiB free"), std::string::npos) << answer.error();
+    ExpectCounterRunsOn();
+  }
+  // CRIU's own files are small, but not as small as that.
+  const CliAnswer answer = checkpoint("--host-path=direct");
+  EXPECT_EQ(answer.code, 4);
+  EXPECT_EQ(answer.json["error"]["code"], "no_space") << answer.error();
+  EXPECT_NE(answer.error().find(disk.string()), std::string::npos) << answer.error();
   ExpectCounterRunsOn();
   EXPECT_EQ(umount(disk.c_str()), 0);
 }

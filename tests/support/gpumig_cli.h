@@ -38,25 +38,25 @@ struct CliAnswer {
   std::string next_step() const { return json.contains("error") ? json["error"].value("next_step", "") : ""; }
 };
 
-// Everything of gpumig's that outlives a command, where others can see it.
-inline std::set<std::string> TracesOfGpumig() {
+// Everything of gpumig's that outlives a command, where others can see it: in a cgroup and a staging directory that no
+// other gpumig uses, so that nobody's workloads are taken for the test's.
+inline std::set<std::string> TracesOfGpumig(const std::string& cgroup, const std::filesystem::path& staging) {
   std::set<std::string> traces;
   std::error_code ignored;
   const auto root = CgroupRoot();
   if (root) {
-    for (std::filesystem::recursive_directory_iterator entry(*root / "gpumig", ignored), end; entry != end;
+    for (std::filesystem::recursive_directory_iterator entry(*root / cgroup, ignored), end; entry != end;
          entry.increment(ignored)) {
       if (entry->is_directory(ignored)) traces.insert("cgroup " + entry->path().string());
     }
   }
-  for (std::filesystem::directory_iterator entry("/dev/shm", ignored), end; entry != end; entry.increment(ignored)) {
-    if (entry->path().filename().string().starts_with("gpumig-")) traces.insert("staging " + entry->path().string());
-  }
+  for (std::filesystem::directory_iterator entry(staging, ignored), end; entry != end; entry.increment(ignored))
+    traces.insert("staging " + entry->path().string());
   const auto processes = ListProcesses();
   if (processes) {
     for (const ProcessStat& stat : *processes) {
-      if (stat.command == "gpumig-init" || stat.command.starts_with("criu"))
-        traces.insert("process " + std::to_string(stat.pid));
+      const auto path = CgroupPathOf(stat.pid);
+      if (path && path->starts_with("/" + cgroup + "/")) traces.insert("process " + std::to_string(stat.pid));
     }
   }
   return traces;
@@ -71,11 +71,14 @@ class GpumigCliTest : public testing::Test {
     auto directory = TemporaryDirectory::Create("/tmp", "gpumig-cli-test");
     ASSERT_THAT(directory, IsOk());
     directory_.emplace(std::move(*directory));
-    before_ = TracesOfGpumig();
+    auto staging = TemporaryDirectory::Create("/dev/shm", "gpumig-cli-test");
+    ASSERT_THAT(staging, IsOk());
+    staging_.emplace(std::move(*staging));
+    cgroup_ = directory_->path().filename().string();
   }
 
   void TearDown() override {
-    if (!directory_) return;
+    if (!staging_) return;
     for (const pid_t pid : started_) kill(pid, SIGKILL);
     for (const std::string& cgroup : ListOwnCgroups()) {
       auto open = Cgroup::Open(cgroup);
@@ -86,12 +89,19 @@ class GpumigCliTest : public testing::Test {
     }
     children_.clear();
     EXPECT_TRUE(NothingIsLeft());
+    auto all = Cgroup::Open(*CgroupRoot() / cgroup_);
+    if (all) {
+      EXPECT_THAT(all->Remove(), IsOk());
+    }
   }
 
   const std::filesystem::path& directory() const { return directory_->path(); }
 
   std::vector<std::pair<std::string, std::string>> Environment() const {
-    return {{"GPUMIG_RUNTIME_DIR", directory() / "run"}, {"GPUMIG_STATE_DIR", directory() / "state"}};
+    return {{"GPUMIG_RUNTIME_DIR", directory() / "run"},
+            {"GPUMIG_STATE_DIR", directory() / "state"},
+            {"GPUMIG_STAGING_DIR", staging_->path()},
+            {"GPUMIG_CGROUP", cgroup_}};
   }
 
   CliAnswer Gpumig(std::vector<std::string> arguments) const {
@@ -154,14 +164,11 @@ class GpumigCliTest : public testing::Test {
     return testing::AssertionSuccess();
   }
 
-  // Beside what was there when the test began and the workloads that it runs.
   testing::AssertionResult NothingIsLeft() const {
     std::string left;
     for (int i = 0; i < 100; ++i) {
       left.clear();
-      for (const std::string& trace : TracesOfGpumig()) {
-        if (!before_.contains(trace)) left += "\n  " + trace;
-      }
+      for (const std::string& trace : Traces()) left += "\n  " + trace;
       if (left.empty()) return testing::AssertionSuccess();
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
@@ -170,16 +177,19 @@ class GpumigCliTest : public testing::Test {
 
   std::vector<std::string> ListOwnCgroups() const {
     std::vector<std::string> cgroups;
-    for (const std::string& trace : TracesOfGpumig()) {
-      if (before_.contains(trace) || !trace.starts_with("cgroup ")) continue;
+    for (const std::string& trace : Traces()) {
+      if (!trace.starts_with("cgroup ")) continue;
       const std::filesystem::path path = trace.substr(7);
-      if (path.parent_path().filename() == "gpumig") cgroups.push_back(path);
+      if (path.parent_path().filename() == cgroup_) cgroups.push_back(path);
     }
     return cgroups;
   }
 
+  std::set<std::string> Traces() const { return TracesOfGpumig(cgroup_, staging_->path()); }
+
   std::optional<TemporaryDirectory> directory_;
-  std::set<std::string> before_;
+  std::optional<TemporaryDirectory> staging_;
+  std::string cgroup_;
   std::vector<ChildProcess> children_;
   std::vector<pid_t> started_;
 };

@@ -19,7 +19,7 @@ class TwoNodesTest : public GpumigCliTest {
   }
 
   void TearDown() override {
-    if (directory_ && std::filesystem::exists(nodes_)) {
+    if (staging_ && std::filesystem::exists(nodes_)) {
       if (HasFailure()) {
         for (const char* node : {"node-a", "node-b"}) std::cerr << node << ":\n" << AgentLog(node);
       }
@@ -109,7 +109,10 @@ class TwoNodesTest : public GpumigCliTest {
     options.arguments = arguments;
     options.descriptors = {{null.get(), 0}, {out_fd.get(), 1}, {err_fd.get(), 2}};
     // A node has the usual directories, in a mount namespace of its own.
-    options.environment = {{"GPUMIG_RUNTIME_DIR", ""}, {"GPUMIG_STATE_DIR", ""}, {"GPUMIG_STAGING_DIR", ""}};
+    options.environment = {{"GPUMIG_RUNTIME_DIR", ""},
+                           {"GPUMIG_STATE_DIR", ""},
+                           {"GPUMIG_STAGING_DIR", staging_->path()},
+                           {"GPUMIG_CGROUP", cgroup_}};
     CliAnswer answer;
     auto child = ChildProcess::Start(options);
     const auto status = child ? child->Wait(std::chrono::seconds(180)) : Result<ExitStatus>(child.error());

@@ -57,7 +57,7 @@ class MemorySink : public ChunkSink {
     const std::lock_guard lock(mutex_);
     return lacks_count_;
   }
-  bool Holds(const ChunkDigest& digest, const std::vector<std::byte>& bytes) {
+  bool Holds(const ChunkDigest& digest, const ByteBuffer& bytes) {
     const std::lock_guard lock(mutex_);
     const auto found = chunks_.find(digest);
     return found != chunks_.end() && found->second == bytes;
@@ -65,7 +65,7 @@ class MemorySink : public ChunkSink {
 
  private:
   std::mutex mutex_;
-  std::map<ChunkDigest, std::vector<std::byte>> chunks_;
+  std::map<ChunkDigest, ByteBuffer> chunks_;
   int put_count_ = 0;
   int lacks_count_ = 0;
   int damage_next_ = 0;
@@ -102,9 +102,7 @@ class ChunkTransferTest : public testing::Test {
     }
     return digests;
   }
-  static std::vector<std::byte> Chunk(std::size_t i) {
-    return std::vector<std::byte>(kChunkBytes, static_cast<std::byte>(i));
-  }
+  static ByteBuffer Chunk(std::size_t i) { return ByteBuffer(kChunkBytes, static_cast<std::byte>(i)); }
 
   Result<SendReport> Send(std::span<const ChunkDigest> digests, std::uint16_t port, std::stop_token stop = {},
                           SendProgress* progress = nullptr) {
@@ -122,7 +120,7 @@ class ChunkTransferTest : public testing::Test {
   std::shared_ptr<MemorySink> sink_ = std::make_shared<MemorySink>();
   std::unique_ptr<HttpServer> server_;
   std::atomic<int> encoded_{0};
-  ReadEncodedChunk encode_ = [this](std::size_t i) -> Result<std::vector<std::byte>> {
+  ReadEncodedChunk encode_ = [this](std::size_t i) -> Result<ByteBuffer> {
     ++encoded_;
     return Chunk(i);
   };
@@ -172,9 +170,7 @@ TEST_F(ChunkTransferTest, NothingToSendIsFine) {
 
 TEST_F(ChunkTransferTest, ListsBeyondOneRequestAreAskedForInParts) {
   const std::vector<ChunkDigest> digests = Digests(kMaxDigestsPerRequest + 10);
-  ReadEncodedChunk tiny = [&](std::size_t i) -> Result<std::vector<std::byte>> {
-    return std::vector<std::byte>{digests[i][0]};
-  };
+  ReadEncodedChunk tiny = [&](std::size_t i) -> Result<ByteBuffer> { return ByteBuffer{digests[i][0]}; };
   options_.connection_count = 4;
   const auto report = SendChunks({"node-b", "127.0.0.1", server_->port()}, a_, "m-1", digests, tiny, options_);
   ASSERT_THAT(report, IsOk());
@@ -228,7 +224,7 @@ TEST_F(ChunkTransferTest, CutsOfSeveralConnectionsLeaveTheOthersAtWork) {
 TEST_F(ChunkTransferTest, AServerThatStopsInTheMiddleIsTriedUntilTheLimit) {
   const std::vector<ChunkDigest> digests = Digests(30);
   options_.limit = std::chrono::seconds(3);
-  encode_ = [&](std::size_t i) -> Result<std::vector<std::byte>> {
+  encode_ = [&](std::size_t i) -> Result<ByteBuffer> {
     if (i == 10) server_->Stop();
     return Chunk(i);
   };
@@ -258,7 +254,7 @@ TEST_F(ChunkTransferTest, AFullDiskThereEndsItAtOnceWithItsOwnError) {
 }
 
 TEST_F(ChunkTransferTest, AnEncoderThatFailsEndsItWithItsError) {
-  encode_ = [](std::size_t i) -> Result<std::vector<std::byte>> {
+  encode_ = [](std::size_t i) -> Result<ByteBuffer> {
     if (i == 5) return MakeError(ErrorCode::kLost, "the process is gone");
     return Chunk(i);
   };
@@ -267,11 +263,9 @@ TEST_F(ChunkTransferTest, AnEncoderThatFailsEndsItWithItsError) {
 }
 
 TEST_F(ChunkTransferTest, ChunksAboveTheLimitAreNotSent) {
-  encode_ = [](std::size_t) -> Result<std::vector<std::byte>> {
-    return std::vector<std::byte>(kMaxChunkBodyBytes + 1);
-  };
+  encode_ = [](std::size_t) -> Result<ByteBuffer> { return ByteBuffer(kMaxChunkBodyBytes + 1); };
   EXPECT_THAT(Send(Digests(1), server_->port()), FailsWith(ErrorCode::kInvalidArgument, "at most"));
-  encode_ = [](std::size_t) -> Result<std::vector<std::byte>> { return std::vector<std::byte>(kMaxChunkBodyBytes); };
+  encode_ = [](std::size_t) -> Result<ByteBuffer> { return ByteBuffer(kMaxChunkBodyBytes); };
   EXPECT_THAT(Send(Digests(1), server_->port()), IsOk());
 }
 
@@ -290,7 +284,7 @@ TEST_F(ChunkTransferTest, OthersCannotSendIntoAMigration) {
 
 TEST_F(ChunkTransferTest, CancellingEndsItSoon) {
   std::stop_source stop;
-  encode_ = [&](std::size_t i) -> Result<std::vector<std::byte>> {
+  encode_ = [&](std::size_t i) -> Result<ByteBuffer> {
     if (i == 10) stop.request_stop();
     return Chunk(i);
   };

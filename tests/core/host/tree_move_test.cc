@@ -7,6 +7,7 @@
 
 #include "core/base/child_process.h"
 #include "core/base/file.h"
+#include "core/host/pagemap_image.h"
 #include "core/host/process.h"
 #include "core/host/restored_tree.h"
 #include "core/host/workload_tree.h"
@@ -44,10 +45,10 @@ class TreeMoveTest : public testing::Test {
 
   Cgroup Child(const std::string& name) { return *Cgroup::Create(base_ + "/" + name); }
 
-  ChildProcess StartCounter() {
+  ChildProcess StartCounter(const std::string& mib = "1") {
     ChildProcess::Options options;
     const UniqueFd null(open("/dev/null", O_RDWR | O_CLOEXEC));
-    options.arguments = {COUNTER, log_};
+    options.arguments = {COUNTER, log_, "5", mib};
     options.descriptors = {{null.get(), 0}, {null.get(), 1}, {null.get(), 2}};
     options.new_session = true;
     return std::move(*ChildProcess::Start(options));
@@ -91,7 +92,7 @@ TEST_F(TreeMoveTest, ADumpLeavesTheTreeFrozenWholeAndAbleToRunOn) {
   ASSERT_THAT(tree->Freeze(seconds(10)), IsOk());
   const auto images = directory_->path() / "images";
   ASSERT_THAT(MakeDirectories(images), IsOk());
-  ASSERT_THAT(tree->Dump(criu_, Child("criu"), images), IsOk());
+  ASSERT_THAT(tree->Dump(criu_, Child("criu"), images, HostPath::kCriu), IsOk());
   EXPECT_TRUE(*tree->cgroup().IsFrozen());
   const std::uint64_t at_dump = Lines();
   std::this_thread::sleep_for(milliseconds(50));
@@ -113,7 +114,7 @@ TEST_F(TreeMoveTest, ARestoredTreeTakesNoStepBeforeTheGateOpensAndThenCountsOn) 
   const auto facts = tree->Facts();
   ASSERT_THAT(facts, IsOk());
   EXPECT_EQ(facts->process_count, 2u);
-  ASSERT_THAT(tree->Dump(criu_, Child("criu"), images), IsOk());
+  ASSERT_THAT(tree->Dump(criu_, Child("criu"), images, HostPath::kCriu), IsOk());
 
   // The original is still there, frozen, with the same pids: a fresh namespace keeps them apart.
   const RestorePlace place{base_ + "/copy", directory_->path() / "exit"};
@@ -141,7 +142,7 @@ TEST_F(TreeMoveTest, ADiscardedCopyLeavesNothingAndTheOriginalRunsOn) {
   const auto images = directory_->path() / "images";
   ASSERT_THAT(MakeDirectories(images), IsOk());
   const auto facts = tree->Facts();
-  ASSERT_THAT(tree->Dump(criu_, Child("criu"), images), IsOk());
+  ASSERT_THAT(tree->Dump(criu_, Child("criu"), images, HostPath::kCriu), IsOk());
   auto copy = RestoredTree::RestoreToGate(criu_, images, *facts, {base_ + "/copy", directory_->path() / "exit"});
   ASSERT_THAT(copy, IsOk());
   const auto path = copy->cgroup().path();
@@ -172,7 +173,7 @@ TEST_F(TreeMoveTest, AWorkloadStartedInAHolderMovesWithItsPids) {
   const auto images = directory_->path() / "images";
   ASSERT_THAT(MakeDirectories(images), IsOk());
   const auto facts = tree->Facts();
-  ASSERT_THAT(tree->Dump(criu_, Child("criu"), images), IsOk());
+  ASSERT_THAT(tree->Dump(criu_, Child("criu"), images, HostPath::kCriu), IsOk());
   auto copy = RestoredTree::RestoreToGate(criu_, images, *facts, {base_ + "/copy", directory_->path() / "exit2"});
   ASSERT_THAT(copy, IsOk());
   ASSERT_THAT(tree->Kill(seconds(10)), IsOk());
@@ -208,6 +209,35 @@ TEST_F(TreeMoveTest, TakingOurOwnAncestorIsRefused) {
               FailsWith(ErrorCode::kInvalidArgument, "ancestor of gpumig"));
   EXPECT_THAT(WorkloadTree::Take(4194000, Child("tree")), FailsWith(ErrorCode::kNotFound, "4194000"));
   EXPECT_THAT(WorkloadTree::Take(2, Child("tree")), testing::Not(IsOk()));
+}
+
+// The kernel writes to these while it runs, so they must be in place before CRIU tells the kernel of them.
+TEST_F(TreeMoveTest, WhatGoesPastCriuIsBigAndHoldsNoRseqArea) {
+  ChildProcess counter = StartCounter("16");
+  ASSERT_TRUE(CountsOn());
+  auto tree = WorkloadTree::Take(counter.pid(), Child("tree"));
+  ASSERT_THAT(tree, IsOk());
+  ASSERT_THAT(tree->Freeze(seconds(10)), IsOk());
+  const auto images = directory_->path() / "images";
+  ASSERT_THAT(MakeDirectories(images), IsOk());
+  const auto map = tree->Dump(criu_, Child("criu"), images);
+  ASSERT_THAT(map, IsOk());
+  EXPECT_GT(map->bytes(), std::uint64_t{16} << 20);
+  EXPECT_EQ(MemoryMap::Parse(*ReadBinaryFile(images / kMemoryMapFile, kMaxMemoryMapBytes))->bytes(), map->bytes());
+  const auto areas = RseqAreas(images);
+  ASSERT_THAT(areas, IsOk());
+  EXPECT_EQ(areas->size(), 3u);  // a parent, its thread, its child
+  for (const ThreadArea& area : *areas) {
+    EXPECT_GE(area.bytes, 32u);
+    for (const ProcessPages& process : map->processes) {
+      for (const MemoryRange& range : process.ranges()) {
+        EXPECT_TRUE(area.address >= range.end() || area.address + area.bytes <= range.address) << area.address;
+      }
+    }
+  }
+  ASSERT_THAT(tree->Thaw(), IsOk());
+  EXPECT_TRUE(CountsOn());
+  EXPECT_THAT(tree->Release(), IsOk());
 }
 
 }  // namespace

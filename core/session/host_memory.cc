@@ -1,0 +1,112 @@
+#include "core/session/host_memory.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "core/base/check.h"
+#include "core/base/file.h"
+#include "core/host/process.h"
+#include "core/image/chunk_codec.h"
+
+namespace gpumig {
+namespace {
+
+Result<std::map<pid_t, pid_t>> PidsByInner(const std::vector<pid_t>& processes) {
+  std::map<pid_t, pid_t> pids;
+  for (const pid_t pid : processes) pids.emplace(GPUMIG_TRY(NamespacePids(pid)).back(), pid);
+  return pids;
+}
+
+}  // namespace
+
+Result<MemoryMap> ReadMemoryMap(const std::filesystem::path& images) {
+  const std::filesystem::path path = images / kMemoryMapFile;
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) return MemoryMap();
+  return MemoryMap::Parse(GPUMIG_TRY(ReadBinaryFile(path, kMaxMemoryMapBytes)));
+}
+
+Result<std::vector<UnwrittenFile>> MemoryAsFiles(const MemoryMap& map, const std::vector<pid_t>& processes) {
+  const std::map<pid_t, pid_t> pids = GPUMIG_TRY(PidsByInner(processes));
+  std::vector<UnwrittenFile> files;
+  for (const ProcessPages& pages : map.processes) {
+    const auto found = pids.find(pages.inner_pid());
+    if (found == pids.end())
+      return MakeError(ErrorCode::kNotFound, "process {} of the workload has ended", pages.inner_pid());
+    UnwrittenFile file;
+    file.name = MemoryFileName(pages.inner_pid());
+    file.bytes = pages.bytes();
+    file.kind = ChunkKind::kHostPages;
+    file.read = [pages, pid = found->second](std::uint64_t offset, std::span<std::byte> into) {
+      return pages.Read(pid, offset, into);
+    };
+    files.push_back(std::move(file));
+  }
+  return files;
+}
+
+Result<void> WriteFiles(const std::vector<UnwrittenFile>& files, const std::filesystem::path& directory,
+                        const ParallelOptions& options) {
+  for (const UnwrittenFile& file : files) {
+    const UniqueFd fd = GPUMIG_TRY(OpenFile(directory / file.name, O_WRONLY | O_CREAT | O_EXCL, 0600));
+    if (ftruncate(fd.get(), static_cast<off_t>(file.bytes)) != 0)
+      return Error::FromErrno(errno, fmt::format("make {} {} bytes long", file.name, file.bytes));
+    const std::size_t count = (file.bytes + kMaxChunkBytes - 1) / kMaxChunkBytes;
+    const auto make_worker = [&]() -> PieceWork {
+      return [&, buffer = std::vector<std::byte>()](std::size_t i) mutable -> Result<std::uint64_t> {
+        const std::uint64_t offset = i * kMaxChunkBytes;
+        buffer.resize(std::min<std::uint64_t>(kMaxChunkBytes, file.bytes - offset));
+        GPUMIG_TRY(file.read(offset, buffer));
+        if (!IsAllZero(buffer)) GPUMIG_TRY(WriteAllAt(fd.get(), buffer, offset));
+        return buffer.size();
+      };
+    };
+    GPUMIG_TRY(ParallelFor(count, file.bytes, options, make_worker), "copy {}", file.name);
+  }
+  return Ok();
+}
+
+bool IsMemoryFile(const ManifestFile& file) { return IsMemoryFileName(file.name); }
+
+std::uint64_t BytesWithCriu(const Manifest& manifest) {
+  std::uint64_t bytes = 0;
+  for (const ManifestFile& file : manifest.files) {
+    if (!IsMemoryFile(file)) bytes += file.bytes;
+  }
+  return bytes;
+}
+
+Result<MemoryFill> MemoryFill::Make(const MemoryMap& map, const Manifest& manifest,
+                                    const std::vector<pid_t>& processes) {
+  const std::map<pid_t, pid_t> pids = GPUMIG_TRY(PidsByInner(processes));
+  MemoryFill fill;
+  for (const ProcessPages& pages : map.processes) {
+    const auto found = pids.find(pages.inner_pid());
+    if (found == pids.end())
+      return MakeError(ErrorCode::kDamaged, "the image has memory of process {}, which it does not have",
+                       pages.inner_pid());
+    fill.targets_.emplace(MemoryFileName(pages.inner_pid()), Target{pages, found->second});
+  }
+  std::size_t file_count = 0;
+  for (const ManifestFile& file : manifest.files) {
+    if (!IsMemoryFile(file)) continue;
+    ++file_count;
+    const auto target = fill.targets_.find(file.name);
+    if (target == fill.targets_.end() || target->second.pages.bytes() != file.bytes)
+      return MakeError(ErrorCode::kDamaged, "the image's memory map does not fit its file {}", file.name);
+  }
+  if (file_count != fill.targets_.size())
+    return MakeError(ErrorCode::kDamaged, "the image lacks memory that its memory map names");
+  return fill;
+}
+
+Result<void> MemoryFill::Place(const ManifestFile& file, std::uint64_t offset, std::span<const std::byte> plain) const {
+  const auto target = targets_.find(file.name);
+  GPUMIG_CHECK(target != targets_.end());
+  return target->second.pages.Write(target->second.pid, offset, plain);
+}
+
+}  // namespace gpumig

@@ -1,0 +1,55 @@
+// Memory that travels past CRIU, between processes of this host and the files of an image.
+#pragma once
+
+#include <sys/types.h>
+
+#include <filesystem>
+#include <map>
+#include <span>
+#include <vector>
+
+#include "core/base/result.h"
+#include "core/host/memory_map.h"
+#include "core/image/manifest.h"
+#include "core/image/parallel_for.h"
+#include "core/image/source_directory.h"
+
+namespace gpumig {
+
+// The map among CRIU's files in `images`; an empty one where there is none. Errors: kDamaged; kUnsupported.
+Result<MemoryMap> ReadMemoryMap(const std::filesystem::path& images);
+
+// Files of an image that are read out of `processes`, which stay frozen as long as anybody reads.
+// Errors: kNotFound, one that `map` names is not among them.
+Result<std::vector<UnwrittenFile>> MemoryAsFiles(const MemoryMap& map, const std::vector<pid_t>& processes);
+
+// Makes files of them in `directory`, so that the processes may run again.
+Result<void> WriteFiles(const std::vector<UnwrittenFile>& files, const std::filesystem::path& directory,
+                        const ParallelOptions& options);
+
+bool IsMemoryFile(const ManifestFile& file);
+
+// Of files that are made anew for CRIU; the rest goes straight into processes.
+std::uint64_t BytesWithCriu(const Manifest& manifest);
+
+// Fills the memory of a restored tree at the gate.
+//
+// Thread safety: Place() from any number of threads at once.
+class MemoryFill {
+ public:
+  // Fits `map` to the files of `manifest` and to the tree's processes. Errors: kDamaged, they do not fit.
+  static Result<MemoryFill> Make(const MemoryMap& map, const Manifest& manifest, const std::vector<pid_t>& processes);
+
+  // REQUIRES: IsMemoryFile(file), and it is one of the manifest's
+  Result<void> Place(const ManifestFile& file, std::uint64_t offset, std::span<const std::byte> plain) const;
+
+ private:
+  struct Target {
+    ProcessPages pages;
+    pid_t pid = 0;
+  };
+
+  std::map<std::string, Target, std::less<>> targets_;  // by the file's name
+};
+
+}  // namespace gpumig
