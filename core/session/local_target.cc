@@ -11,6 +11,7 @@
 #include "core/host/process.h"
 #include "core/image/chunk_codec.h"
 #include "core/image/materialise.h"
+#include "core/session/placing_gate.h"
 
 namespace gpumig {
 namespace {
@@ -72,19 +73,16 @@ ChunkDecoder& DecoderOfThisThread() {
 }  // namespace
 
 struct LocalTarget::EarlyCopy {
-  std::string cgroup;
+  PlacingGate gate;
   std::thread thread;
   std::mutex mutex;
   std::condition_variable changed;
-  bool done = false;           // guarded by mutex, as is all below; nothing but `placed` changes once it is set
+  bool done = false;           // guarded by mutex; what follows does not change once it is set
   std::optional<Error> error;  // set, or the others are
   std::optional<GatedWorkload> gated;
   std::optional<MemoryFill> fill;
   std::vector<GpuPair> gpu_map;
   std::vector<TimedPart> parts;
-  std::unordered_set<Digest> placed;
-  int placing_count = 0;
-  bool closed = false;  // nothing more may be placed: it may run soon, or go
 
   // Ok, or why there is no tree.
   Result<void> Await() {
@@ -92,28 +90,6 @@ struct LocalTarget::EarlyCopy {
     changed.wait(lock, [&] { return done; });
     if (error) return *error;
     return Ok();
-  }
-
-  // Places by `work` what came in, unless it is there already or it is too late.
-  Result<void> PlaceOnce(const Digest& digest, const std::function<Result<void>()>& work) {
-    {
-      const std::lock_guard lock(mutex);
-      if (closed || placed.contains(digest)) return Ok();
-      ++placing_count;
-    }
-    Result<void> worked = work();
-    const std::lock_guard lock(mutex);
-    --placing_count;
-    if (worked) placed.insert(digest);
-    changed.notify_all();
-    return worked;
-  }
-
-  // A chunk that comes twice must not be written into a tree that runs already. After this, `placed` does not change.
-  void Close() {
-    std::unique_lock lock(mutex);
-    closed = true;
-    changed.wait(lock, [&] { return placing_count == 0; });
   }
 };
 
@@ -220,7 +196,7 @@ Result<void> LocalTarget::PutChunk(const Digest& digest, std::span<const std::by
   if (const std::shared_ptr<EarlyCopy> copy = EarlyCopyFor(image)) {
     GPUMIG_TRY(copy->Await());
     const auto place = [&] { return PlaceMemory(*image, known->second, *copy->fill, plain); };
-    GPUMIG_TRY(copy->PlaceOnce(digest, place), "chunk {}", digest.ToHex());
+    GPUMIG_TRY(copy->gate.PlaceOnce(digest, place), "chunk {}", digest.ToHex());
   }
   GPUMIG_TRY(store_.Put(digest, encoded));
   if (!image->for_criu.contains(digest)) return Ok();
@@ -305,7 +281,7 @@ Result<void> LocalTarget::DropEarlyCopy() {
 Result<void> LocalTarget::Drop(EarlyCopy* copy) const {
   if (copy == nullptr) return Ok();
   if (copy->thread.joinable()) copy->thread.join();
-  copy->Close();
+  copy->gate.Close();
   if (copy->gated) GPUMIG_TRY(copy->gated->Discard());
   return ForgetEarlyCopy();
 }
@@ -359,7 +335,7 @@ Result<TargetReport> LocalTarget::Prepare(const ManifestDigest& manifest, std::s
 
 Result<TargetReport> LocalTarget::Finish(const Incoming& image, EarlyCopy& copy, std::stop_token stop) {
   GPUMIG_TRY(copy.Await());
-  copy.Close();
+  copy.gate.Close();
   Timeline timeline;
   timeline.Begin("memory");
   GPUMIG_TRY(PlaceRest(image, copy, stop));
@@ -373,7 +349,7 @@ Result<TargetReport> LocalTarget::Finish(const Incoming& image, EarlyCopy& copy,
 
 // What came before there was a tree to place it in.
 Result<void> LocalTarget::PlaceRest(const Incoming& image, EarlyCopy& copy, std::stop_token stop) const {
-  const auto wanted = [&](const ManifestChunk& chunk) { return !copy.placed.contains(chunk.digest); };
+  const auto wanted = [&](const ManifestChunk& chunk) { return !copy.gate.IsPlaced(chunk.digest); };
   const PlaceFn place = [&](const ManifestFile& file, std::uint64_t offset, std::span<const std::byte> plain) {
     return copy.fill->Place(file, offset, plain);
   };
