@@ -101,6 +101,9 @@ Result<GpuState> CudaBackend::State(pid_t process) {
       return GpuState::kCheckpointed;
     case cuda_abi::CU_PROCESS_STATE_FAILED:
       return GpuState::kFailed;
+    case cuda_abi::CU_PROCESS_STATE_CHECKPOINTING:
+    case cuda_abi::CU_PROCESS_STATE_RESTORING:
+      break;
   }
   // CUDA 13.4 adds 4 and 5, for captures that another program has begun.
   return MakeError(ErrorCode::kFailedPrecondition,

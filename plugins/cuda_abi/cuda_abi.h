@@ -132,6 +132,7 @@ enum CUdevice_attribute : unsigned int {
   CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH = 120,
   CU_DEVICE_ATTRIBUTE_UNIFIED_FUNCTION_POINTERS = 129,
   CU_DEVICE_ATTRIBUTE_MULTICAST_SUPPORTED = 132,
+  CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID = 134,
 };
 
 enum CUfunction_attribute : unsigned int {
@@ -333,6 +334,8 @@ enum CUprocessState : unsigned int {
   CU_PROCESS_STATE_LOCKED = 1,
   CU_PROCESS_STATE_CHECKPOINTED = 2,
   CU_PROCESS_STATE_FAILED = 3,
+  CU_PROCESS_STATE_CHECKPOINTING = 4,  // These two since CUDA 13.4: custom storage.
+  CU_PROCESS_STATE_RESTORING = 5,
 };
 
 // In all of these every reserved byte must be zero.
@@ -342,8 +345,26 @@ struct CUcheckpointLockArgs {
   std::uint64_t reserved1[7];
 };
 
+// Custom storage, since CUDA 13.4: the driver maps the process's device memory into the caller, one range per GPU, and
+// the caller moves the bytes, on these streams or after them, and completes the operation.
+struct CUcheckpointOperation;
+using CUcheckpointOperationHandle = CUcheckpointOperation*;
+
+struct CUcheckpointCustomStoragePerDeviceData {
+  CUdeviceptr devPtr;
+  std::size_t size;
+  CUstream stream;
+};
+
+struct CUcheckpointCustomStorageInfo {
+  CUcheckpointOperationHandle handle;
+  CUcheckpointCustomStoragePerDeviceData* perDeviceData;
+  unsigned int deviceCount;
+};
+
 struct CUcheckpointCheckpointArgs {
-  std::uint64_t reserved[8];
+  CUcheckpointCustomStorageInfo** customStorageInfo_out;  // Reserved before CUDA 13.4; null: into host memory.
+  std::uint64_t reserved[7];
 };
 
 struct CUcheckpointGpuPair {
@@ -354,8 +375,9 @@ struct CUcheckpointGpuPair {
 struct CUcheckpointRestoreArgs {
   CUcheckpointGpuPair* gpuPairs;
   unsigned int gpuPairsCount;
-  char reserved[52 - sizeof(CUcheckpointGpuPair*)];
-  std::uint64_t reserved1;
+  unsigned int padding0;
+  CUcheckpointCustomStorageInfo** customStorageInfo_out;  // Reserved before CUDA 13.4; null: from host memory.
+  char reserved[40];
 };
 
 struct CUcheckpointUnlockArgs {
@@ -366,6 +388,7 @@ static_assert(sizeof(CUuuid) == 16);
 static_assert(sizeof(CUlaunchAttribute) == 72 && sizeof(CUlaunchConfig) == 56);
 static_assert(sizeof(CUcheckpointLockArgs) == 64 && sizeof(CUcheckpointCheckpointArgs) == 64);
 static_assert(sizeof(CUcheckpointRestoreArgs) == 64 && sizeof(CUcheckpointUnlockArgs) == 64);
+static_assert(sizeof(CUcheckpointCustomStoragePerDeviceData) == 24 && sizeof(CUcheckpointCustomStorageInfo) == 24);
 static_assert(sizeof(CUcheckpointGpuPair) == 32 && sizeof(CUDA_MEMCPY2D) == 128 && sizeof(CUmemAllocationProp) == 32);
 
 }  // namespace cuda_abi

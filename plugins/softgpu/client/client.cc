@@ -10,6 +10,7 @@
 #include <cstring>
 #include <new>
 
+#include "plugins/softgpu/client/driver_facts.h"
 #include "plugins/softgpu/client/restore_thread.h"
 #include "plugins/softgpu/client/visible_devices.h"
 
@@ -19,7 +20,6 @@ using cuda_abi::CUresult;
 
 namespace {
 
-constexpr char kDefaultSocket[] = "/run/softgpu/softgpud.sock";
 constexpr std::size_t kControlBytes = 4096;
 constexpr std::uint64_t kSpanAlignment = std::uint64_t{2} << 20;
 
@@ -27,7 +27,8 @@ std::atomic<Client*> g_client{nullptr};  // Set once, and to null again in forke
 std::atomic<bool> g_forked{false};
 std::mutex g_start_mutex;  // One cuInit at a time.
 
-// A range of addresses that nothing else in this process will get. It holds nothing, so a host access faults.
+}  // namespace
+
 std::uint64_t ReserveAddresses(std::uint64_t bytes) {
   void* range = mmap(nullptr, bytes + kSpanAlignment, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (range == MAP_FAILED) return 0;
@@ -39,6 +40,8 @@ std::uint64_t ReserveAddresses(std::uint64_t bytes) {
   madvise(reinterpret_cast<void*>(base), bytes, MADV_DONTDUMP);
   return base;
 }
+
+namespace {
 
 // A thread that goes on as long as the process. The program's signal handlers are not for it.
 bool StartThread(void* (*function)(void*), void* argument) {
@@ -76,9 +79,8 @@ CUresult Client::Initialize() {
 }
 
 CUresult Client::Start() {
-  const char* path = std::getenv("SOFTGPU_SOCKET");
-  if (path == nullptr || *path == '\0') path = kDefaultSocket;
-  if (std::strlen(path) >= link_.socket_path.size()) return cuda_abi::CUDA_ERROR_NO_DEVICE;
+  const char* path = SocketPath();
+  if (path == nullptr) return cuda_abi::CUDA_ERROR_NO_DEVICE;
   std::strcpy(link_.socket_path.data(), path);
   const CUresult result = OpenSession();
   return result == cuda_abi::CUDA_SUCCESS ? StartControl() : result;
@@ -116,6 +118,9 @@ CUresult Client::OpenSession() {
   }
   if (exchange.reply.result != 0) return static_cast<CUresult>(exchange.reply.result);
 
+  driver_version_ = devices.driver_version;
+  has_job_file_ = std::getenv("CUDA_CHECKPOINT_JOB_FILE") != nullptr;
+  node_device_count_ = devices.device_count;
   request::OpenSession open;
   for (const std::size_t index :
        VisibleDevices(std::getenv("CUDA_VISIBLE_DEVICES"), std::span(devices.devices).first(devices.device_count))) {
@@ -178,6 +183,9 @@ CUresult Client::StartControl() {
   control_page_->pid = getpid();
   control_page_->command_fd = command_pipe_[0];
   control_page_->answer_fd = answer_pipe_[0];
+  control_page_->view_fd = -1;
+  control_page_->device_count = link_.device_count;
+  for (std::size_t i = 0; i < link_.device_count; ++i) control_page_->devices[i] = link_.devices[i].description.uuid;
   // The restore thread has written its id before it answers its first command, but a controller asks without commands.
   while (__atomic_load_n(&control_page_->restore_tid, __ATOMIC_ACQUIRE) == 0) sched_yield();
   __atomic_store_n(&control_page_->magic, kControlMagic, __ATOMIC_RELEASE);
@@ -217,8 +225,36 @@ const DeviceSlot* Client::SlotOf(std::uint64_t address) const {
 }
 
 std::byte* Client::Window(std::uint64_t address) const {
-  const DeviceSlot* slot = SlotOf(address);
-  return slot->window + (address - slot->base);
+  if (const DeviceSlot* slot = SlotOf(address)) return slot->window + (address - slot->base);
+  const ViewSlot* view = ViewOf(address);
+  return view->window.load() + (address - view->base.load());
+}
+
+const Client::ViewSlot* Client::ViewOf(std::uint64_t address) const {
+  for (const ViewSlot& view : views_) {
+    const std::uint64_t base = view.base.load();
+    if (base != 0 && address - base < view.bytes.load()) return &view;
+  }
+  return nullptr;
+}
+
+bool Client::AddView(std::uint64_t base, std::uint64_t bytes, std::byte* window) {
+  const std::lock_guard lock(mutex_);
+  for (ViewSlot& view : views_) {
+    if (view.base.load() != 0) continue;
+    view.bytes.store(bytes);
+    view.window.store(window);
+    view.base.store(base);
+    return true;
+  }
+  return false;
+}
+
+void Client::RemoveView(std::uint64_t base) {
+  const std::lock_guard lock(mutex_);
+  for (ViewSlot& view : views_) {
+    if (view.base.load() == base) view.base.store(0);
+  }
 }
 
 // --- channels ---

@@ -56,9 +56,19 @@ class Client {
   SessionLink& link() { return link_; }
   Gate& gate() { return gate_; }
   std::uint32_t device_count() const { return link_.device_count; }
-  bool IsDevice(std::uint64_t address) const { return SlotOf(address) != nullptr; }
+  // Whether it was started in a launch job, which shares memory across processes. Used by the restore thread.
+  bool has_job_file() const { return has_job_file_; }
+  // Whether the node had devices that this process did not see. Used by the restore thread.
+  bool hides_devices() const { return node_device_count_ > link_.device_count; }
+  std::uint32_t driver_version() const { return driver_version_; }
+  bool IsDevice(std::uint64_t address) const { return SlotOf(address) != nullptr || ViewOf(address) != nullptr; }
   // REQUIRES: IsDevice(address), and inside the gate.
   std::byte* Window(std::uint64_t address) const;
+
+  // Ranges of addresses for another process's device memory; `window` is where its bytes are in this one. The range may
+  // be any that is set aside. False: there are too many.
+  bool AddView(std::uint64_t base, std::uint64_t bytes, std::byte* window);
+  void RemoveView(std::uint64_t base);
 
   // Sends `request` and waits for its reply, inside the gate. `context`: the calling thread's current one.
   template <typename Request>
@@ -73,6 +83,14 @@ class Client {
   cuda_abi::CUresult Call(Id context, const Request& request) {
     typename Request::Reply reply{};
     return Call(context, request, reply);
+  }
+
+  // As Call(), with more than one descriptor.
+  template <typename Request>
+  cuda_abi::CUresult CallWithFds(Id context, const Request& request, std::span<const int> fds) {
+    const Gate::Pass pass(gate_);
+    Channel channel(*this);
+    return channel.CallWithFds(context, request, fds);
   }
 
   // A connection for the calling thread alone while it lives. REQUIRES: inside the gate
@@ -98,6 +116,18 @@ class Client {
       const cuda_abi::CUresult result = Do(exchange);
       if (reply_payload != nullptr) *reply_payload = exchange.reply_payload;
       return result;
+    }
+
+    template <typename Request>
+    cuda_abi::CUresult CallWithFds(Id context, const Request& request, std::span<const int> fds) {
+      typename Request::Reply reply{};
+      Exchange exchange;
+      exchange.header.op = Request::kOp;
+      exchange.header.context = context;
+      exchange.body = std::as_bytes(std::span(&request, 1));
+      exchange.fds = fds;
+      exchange.reply_body = std::as_writable_bytes(std::span(&reply, 1));
+      return Do(exchange);
     }
 
    private:
@@ -138,6 +168,12 @@ class Client {
   cuda_abi::CUresult Start();
   cuda_abi::CUresult OpenSession();
   cuda_abi::CUresult StartControl();
+  struct ViewSlot {
+    std::atomic<std::uint64_t> base{0};  // 0: free. Set last.
+    std::atomic<std::uint64_t> bytes{0};
+    std::atomic<std::byte*> window{nullptr};
+  };
+  const ViewSlot* ViewOf(std::uint64_t address) const;
   const DeviceSlot* SlotOf(std::uint64_t address) const;
   void Serve();
   void DoService(const request::ServiceWait::Reply& item);
@@ -148,6 +184,10 @@ class Client {
 
   SessionLink link_;
   Gate gate_;
+  std::array<ViewSlot, kMaxDevices> views_;
+  std::uint32_t driver_version_ = kDefaultDriverVersion;
+  bool has_job_file_ = false;
+  std::uint32_t node_device_count_ = 0;  // Seen or hidden, when the session was opened.
   int control_memory_fd_ = -1;
   ControlPage* control_page_ = nullptr;
   std::array<int, 2> command_pipe_{-1, -1};
@@ -163,6 +203,9 @@ class Client {
   int service_fd_ = -1;  // The service thread's, and in CloseChannels() the restore thread's.
   std::atomic<std::uint32_t> service_state_{0};
 };
+
+// Sets aside a range of addresses that nothing else in this process will get; a host access to it faults. 0: none left.
+std::uint64_t ReserveAddresses(std::uint64_t bytes);
 
 // Connects and says which session the connection belongs to. -1: it cannot be had. Used by the restore thread.
 int ConnectChannel(const SessionLink& link);

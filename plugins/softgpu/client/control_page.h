@@ -17,7 +17,7 @@ namespace softgpu {
 
 inline constexpr char kControlName[] = "softgpu-ctl";
 inline constexpr std::uint64_t kControlMagic = 0x6c74632d75706753;  // "Sgpu-ctl"
-inline constexpr std::uint32_t kControlVersion = 1;
+inline constexpr std::uint32_t kControlVersion = 2;
 
 struct ControlPage {
   std::uint64_t magic = kControlMagic;
@@ -27,9 +27,30 @@ struct ControlPage {
   std::int32_t command_fd = -1;  // In the process: the pipe that takes commands,
   std::int32_t answer_fd = -1;   // and the one that gives answers.
   std::atomic<std::uint32_t> state{cuda_abi::CU_PROCESS_STATE_RUNNING};
+  // Changed by the restore thread only while it carries out a command.
+  std::int32_t view_fd = -1;  // In the process, during custom storage: a memfd with `view_piece_count` ControlPieces.
+  std::uint32_t view_piece_count = 0;
+  std::uint32_t device_count = 0;
+  std::array<Uuid, kMaxDevices> devices{};             // By ordinal.
+  std::array<std::int32_t, kMaxDevices> memory_fds{};  // In the process: device memory, during custom storage.
 };
 
-enum class CommandKind : std::uint32_t { kLock = 1, kCheckpoint, kRestore, kUnlock };
+// Bytes of one device that are in use. Whole pages.
+struct ControlPiece {
+  std::uint32_t ordinal = 0;
+  std::uint32_t reserved = 0;
+  ViewPiece place;
+};
+
+enum class CommandKind : std::uint32_t {
+  kLock = 1,
+  kCheckpoint,
+  kRestore,
+  kUnlock,
+  kCheckpointCustom,  // -> CHECKPOINTING
+  kRestoreCustom,     // -> RESTORING
+  kComplete,          // CHECKPOINTING -> CHECKPOINTED, RESTORING -> LOCKED
+};
 
 inline constexpr std::size_t kMaxPairs = 64;
 

@@ -151,6 +151,10 @@ CUresult Controller::RestoreThreadId(int& tid) const {
   return cuda_abi::CUDA_ERROR_OPERATING_SYSTEM;
 }
 
+UniqueFd Controller::OpenDescriptor(int fd, int flags) const {
+  return UniqueFd(open(ProcPath(pid_, "fd/" + std::to_string(fd)).c_str(), flags | O_CLOEXEC));
+}
+
 CUresult Controller::Do(Command& command) {
   // Taken before the lock is waited for: the time limit counts from the call.
   const std::int64_t begin_ns = Now(CLOCK_MONOTONIC);
@@ -168,10 +172,8 @@ CUresult Controller::Do(Command& command) {
   }
 
   const UniqueFd alive(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0)));
-  const UniqueFd commands(
-      open(ProcPath(pid_, "fd/" + std::to_string(page_->command_fd)).c_str(), O_WRONLY | O_CLOEXEC));
-  const UniqueFd answers(
-      open(ProcPath(pid_, "fd/" + std::to_string(page_->answer_fd)).c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  const UniqueFd commands = OpenDescriptor(page_->command_fd, O_WRONLY);
+  const UniqueFd answers = OpenDescriptor(page_->answer_fd, O_RDONLY | O_NONBLOCK);
   if (!commands.valid() || !answers.valid()) return cuda_abi::CUDA_ERROR_OPERATING_SYSTEM;
   if (getrandom(&command.sequence, sizeof(command.sequence), 0) != sizeof(command.sequence) ||
       !WriteQuietly(commands.get(), &command, sizeof(command))) {

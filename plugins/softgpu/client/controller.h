@@ -25,6 +25,9 @@ class Controller {
   cuda_abi::CUresult RestoreThreadId(int& tid) const;
   // One command at a time per process: waits for other controllers. Returns when the process has answered or gone.
   cuda_abi::CUresult Do(Command& command);
+  const ControlPage& page() const { return *page_; }
+  // A descriptor of the process, opened anew.
+  UniqueFd OpenDescriptor(int fd, int flags) const;
 
  private:
   pid_t pid_ = 0;

@@ -2,6 +2,8 @@
 #include <cstring>
 
 #include "plugins/softgpu/client/controller.h"
+#include "plugins/softgpu/client/custom_storage.h"
+#include "plugins/softgpu/client/driver_facts.h"
 #include "plugins/softgpu/client/entry_points.h"
 
 using namespace cuda_abi;  // Signatures are the interface's own.
@@ -23,6 +25,11 @@ CUresult Send(int pid, Command& command) {
   Controller controller;
   const CUresult opened = Controller::Open(pid, controller);
   return opened == CUDA_SUCCESS ? controller.Do(command) : opened;
+}
+
+bool HasCustomStorage() {
+  const Client* client = Client::Get();
+  return (client != nullptr ? client->driver_version() : AskDriverFacts().version) >= kCustomStorageVersion;
 }
 
 }  // namespace
@@ -59,6 +66,11 @@ CUresult cuCheckpointProcessCheckpoint(int pid, CUcheckpointCheckpointArgs* args
   if (args != nullptr && !softgpu::IsZero(args->reserved)) return CUDA_ERROR_INVALID_VALUE;
   Command command;
   command.kind = CommandKind::kCheckpoint;
+  if (args != nullptr && args->customStorageInfo_out != nullptr) {
+    if (!softgpu::HasCustomStorage()) return CUDA_ERROR_INVALID_VALUE;  // Reserved bytes, to an older driver.
+    command.kind = CommandKind::kCheckpointCustom;
+    return softgpu::BeginCustomStorage(pid, command, args->customStorageInfo_out);
+  }
   return softgpu::Send(pid, command);
 }
 
@@ -66,12 +78,17 @@ CUresult cuCheckpointProcessRestore(int pid, CUcheckpointRestoreArgs* args) {
   Command command;
   command.kind = CommandKind::kRestore;
   if (args != nullptr) {
-    if (!softgpu::IsZero(args->reserved) || args->reserved1 != 0) return CUDA_ERROR_INVALID_VALUE;
+    if (!softgpu::IsZero(args->reserved) || args->padding0 != 0) return CUDA_ERROR_INVALID_VALUE;
     if (args->gpuPairsCount > softgpu::kMaxPairs || (args->gpuPairsCount > 0 && args->gpuPairs == nullptr)) {
       return CUDA_ERROR_INVALID_VALUE;
     }
     command.pair_count = args->gpuPairsCount;
     for (unsigned i = 0; i < args->gpuPairsCount; ++i) command.pairs[i] = args->gpuPairs[i];
+    if (args->customStorageInfo_out != nullptr) {
+      if (!softgpu::HasCustomStorage()) return CUDA_ERROR_INVALID_VALUE;
+      command.kind = CommandKind::kRestoreCustom;
+      return softgpu::BeginCustomStorage(pid, command, args->customStorageInfo_out);
+    }
   }
   return softgpu::Send(pid, command);
 }
@@ -81,6 +98,11 @@ CUresult cuCheckpointProcessUnlock(int pid, CUcheckpointUnlockArgs* args) {
   Command command;
   command.kind = CommandKind::kUnlock;
   return softgpu::Send(pid, command);
+}
+
+CUresult cuCheckpointOperationComplete(CUcheckpointOperationHandle handle) {
+  if (!softgpu::HasCustomStorage()) return CUDA_ERROR_NOT_SUPPORTED;
+  return softgpu::CompleteCustomStorage(handle);
 }
 
 }  // extern "C"

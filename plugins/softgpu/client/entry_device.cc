@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "plugins/softgpu/client/driver_facts.h"
 #include "plugins/softgpu/client/entry_points.h"
 
 using namespace cuda_abi;  // Signatures are the interface's own.
@@ -36,6 +37,8 @@ CUresult FindDevice(CUdevice device, DeviceDescription& description) {
 // As an H200 answers where it matters to programs; what the emulation cannot do is 0.
 int Attribute(CUdevice_attribute attribute, const DeviceDescription& device) {
   switch (attribute) {
+    case CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID:
+      return device.numa_node;
     case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK:
     case CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X:
     case CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y:
@@ -148,7 +151,8 @@ CUresult cuInit(unsigned flags) { return flags != 0 ? CUDA_ERROR_INVALID_VALUE :
 
 CUresult cuDriverGetVersion(int* version) {
   if (version == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  *version = kCudaVersion;
+  const Client* client = Client::Get();
+  *version = static_cast<int>(client != nullptr ? client->driver_version() : softgpu::AskDriverFacts().version);
   return CUDA_SUCCESS;
 }
 
@@ -198,7 +202,15 @@ CUresult cuDeviceGetUuid_v2(CUuuid* uuid, CUdevice device) {
   return CUDA_SUCCESS;
 }
 
-CUresult cuDeviceGetUuid(CUuuid* uuid, CUdevice device) { return cuDeviceGetUuid_v2(uuid, device); }
+// The first flavour tells the GPU that a partition is of. Source: cuda.h, cuDeviceGetUuid.
+CUresult cuDeviceGetUuid(CUuuid* uuid, CUdevice device) {
+  DeviceDescription description;
+  const CUresult result = FindDevice(device, description);
+  if (result != CUDA_SUCCESS || description.is_partition == 0) return cuDeviceGetUuid_v2(uuid, device);
+  if (uuid == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  std::memcpy(uuid->bytes, description.parent.data(), description.parent.size());
+  return CUDA_SUCCESS;
+}
 
 CUresult cuDeviceTotalMem_v2(std::size_t* bytes, CUdevice device) {
   DeviceDescription description;

@@ -156,6 +156,12 @@ CUresult cuGetProcAddress_v2(const char* name, void** function, int version, std
                              CUdriverProcAddressQueryResult* status) {
   if (name == nullptr || function == nullptr) return CUDA_ERROR_INVALID_VALUE;
   if (flags > kGetProcAddressPerThreadDefaultStream) return CUDA_ERROR_INVALID_VALUE;
+  // Source: drivers refuse a version that is newer than theirs (13.4's cuCheckpointOperationComplete asked of a 13.0).
+  if (version > static_cast<int>(softgpu::kDefaultDriverVersion)) {
+    int newest = 0;
+    cuDriverGetVersion(&newest);
+    if (version > newest) return CUDA_ERROR_INVALID_VALUE;
+  }
   CUdriverProcAddressQueryResult found{};
   const CUresult result = softgpu::FindEntryPoint(name, version, function, found);
   if (status == nullptr) return result;

@@ -14,6 +14,8 @@ using cuda_abi::CUresult;
 
 namespace {
 
+constexpr std::uint64_t kSliceBytes = std::uint64_t{4} << 20;
+
 // Whole structs only; interruptions are retried.
 template <typename T>
 bool ReadWhole(int fd, T& value) {
@@ -112,19 +114,33 @@ CUresult RestoreThread::Do(const Command& command) {
   if (HasExpired(command.expires_at_ns)) return cuda_abi::CUDA_ERROR_NOT_READY;
   cuda_abi::CUprocessState expected = cuda_abi::CU_PROCESS_STATE_LOCKED;
   if (command.kind == CommandKind::kLock) expected = cuda_abi::CU_PROCESS_STATE_RUNNING;
-  if (command.kind == CommandKind::kRestore) expected = cuda_abi::CU_PROCESS_STATE_CHECKPOINTED;
+  if (command.kind == CommandKind::kRestore || command.kind == CommandKind::kRestoreCustom) {
+    expected = cuda_abi::CU_PROCESS_STATE_CHECKPOINTED;
+  }
+  if (command.kind == CommandKind::kComplete) {
+    expected = state() == cuda_abi::CU_PROCESS_STATE_RESTORING ? cuda_abi::CU_PROCESS_STATE_RESTORING
+                                                               : cuda_abi::CU_PROCESS_STATE_CHECKPOINTING;
+  }
   if (state() != expected) return cuda_abi::CUDA_ERROR_ILLEGAL_STATE;
   switch (command.kind) {
     case CommandKind::kLock:
       return Lock(command);
     case CommandKind::kCheckpoint:
       return Checkpoint();
+    case CommandKind::kCheckpointCustom:
+      return CheckpointCustom();
     case CommandKind::kRestore:
+    case CommandKind::kRestoreCustom:
       return Restore(command);
-    case CommandKind::kUnlock:
+    case CommandKind::kComplete:
+      return Complete();
+    case CommandKind::kUnlock: {
+      Empty reply;
+      Ask(client_.link().control_fd, request::Unlocked{}, reply);
       set_state(cuda_abi::CU_PROCESS_STATE_RUNNING);
       client_.gate().Open();
       return cuda_abi::CUDA_SUCCESS;
+    }
   }
   return cuda_abi::CUDA_ERROR_INVALID_VALUE;
 }
@@ -194,9 +210,29 @@ void RestoreThread::DropSaved() {
   piece_count_ = 0;
 }
 
+// Of the daemon that we are with; none without one.
+FaultValues RestoreThread::Faults() const {
+  request::Hello::Reply reply;
+  if (Ask(client_.link().control_fd, request::Hello{}, reply) != cuda_abi::CUDA_SUCCESS) return {};
+  return reply.faults;
+}
+
 CUresult RestoreThread::Checkpoint() {
+  const FaultValues faults = Faults();
+  if (ValueOf(faults, Fault::kNoJobFile) != 0 && !client_.has_job_file()) return cuda_abi::CUDA_ERROR_NOT_SUPPORTED;
+  if (ValueOf(faults, Fault::kUnsupportedObject) != 0) {
+    set_state(cuda_abi::CU_PROCESS_STATE_FAILED);
+    client_.gate().Open();
+    return cuda_abi::CUDA_ERROR_NOT_SUPPORTED;
+  }
+  if (ValueOf(faults, Fault::kNoHostMemory) != 0) return cuda_abi::CUDA_ERROR_OUT_OF_MEMORY;
+  if (ValueOf(faults, Fault::kNoMig) != 0) {
+    for (std::size_t i = 0; i < client_.link().device_count; ++i) {
+      if (client_.link().devices[i].description.is_partition != 0) return cuda_abi::CUDA_ERROR_OUT_OF_MEMORY;
+    }
+  }
   CUresult result = SaveState();
-  if (result == cuda_abi::CUDA_SUCCESS) result = SavePieces();
+  if (result == cuda_abi::CUDA_SUCCESS) result = SavePieces(/*is_custom=*/false);
   if (result != cuda_abi::CUDA_SUCCESS) {
     DropSaved();
     if (result == cuda_abi::CUDA_ERROR_OPERATING_SYSTEM) {
@@ -205,14 +241,73 @@ CUresult RestoreThread::Checkpoint() {
     }
     return result;
   }
+  ReleaseDevices();
+  return cuda_abi::CUDA_SUCCESS;
+}
+
+void RestoreThread::ReleaseDevices() {
   SessionLink& link = client_.link();
   Empty reply;
   Ask(link.owner_fd, request::CloseSession{}, reply);  // If the daemon has gone now, its memory has, too.
   client_.CloseChannels();
   CloseLink(link);
   set_state(cuda_abi::CU_PROCESS_STATE_CHECKPOINTED);
+}
+
+// --- custom storage ---
+
+// Device memory stays where it is until Complete(): the caller copies it.
+CUresult RestoreThread::CheckpointCustom() {
+  CUresult result = SaveState();
+  if (result == cuda_abi::CUDA_SUCCESS) result = SavePieces(/*is_custom=*/true);
+  if (result == cuda_abi::CUDA_SUCCESS) result = ShowPieces(client_.link());
+  if (result != cuda_abi::CUDA_SUCCESS) {
+    DropSaved();
+    if (result == cuda_abi::CUDA_ERROR_OPERATING_SYSTEM) {
+      set_state(cuda_abi::CU_PROCESS_STATE_FAILED);
+      client_.gate().Open();
+    }
+    return result;
+  }
+  set_state(cuda_abi::CU_PROCESS_STATE_CHECKPOINTING);
   return cuda_abi::CUDA_SUCCESS;
 }
+
+// Says where the bytes are, in a memfd for the caller and in the control page.
+CUresult RestoreThread::ShowPieces(const SessionLink& link) {
+  const int fd = memfd_create("softgpu-view", MFD_CLOEXEC);
+  if (fd < 0) return cuda_abi::CUDA_ERROR_OUT_OF_MEMORY;
+  const auto* pieces = reinterpret_cast<const Piece*>(saved_pieces_.data);
+  for (std::size_t i = 0; i < piece_count_; ++i) {
+    const ControlPiece shown{pieces[i].ordinal, 0, {pieces[i].offset, pieces[i].bytes}};
+    if (write(fd, &shown, sizeof(shown)) == static_cast<ssize_t>(sizeof(shown))) continue;
+    close(fd);
+    return cuda_abi::CUDA_ERROR_OUT_OF_MEMORY;
+  }
+  for (std::size_t i = 0; i < link.device_count; ++i) page_.memory_fds[i] = link.devices[i].memory_fd;
+  page_.view_piece_count = static_cast<std::uint32_t>(piece_count_);
+  page_.view_fd = fd;
+  return cuda_abi::CUDA_SUCCESS;
+}
+
+void RestoreThread::HidePieces() {
+  if (page_.view_fd >= 0) close(page_.view_fd);
+  page_.view_fd = -1;
+  page_.view_piece_count = 0;
+}
+
+CUresult RestoreThread::Complete() {
+  HidePieces();
+  if (state() == cuda_abi::CU_PROCESS_STATE_CHECKPOINTING) {
+    ReleaseDevices();
+  } else {
+    DropSaved();
+    set_state(cuda_abi::CU_PROCESS_STATE_LOCKED);
+  }
+  return cuda_abi::CUDA_SUCCESS;
+}
+
+// --- checkpoint into host memory ---
 
 CUresult RestoreThread::SaveState() {
   request::Export::Reply reply;
@@ -257,7 +352,27 @@ bool RestoreThread::ForEachPiece(Visit visit) const {
   return true;
 }
 
-CUresult RestoreThread::SavePieces() {
+// By system call, not through the window, whose pages this process would have to fault in one by one. Where the device
+// has a bandwidth, in slices, each of which waits for its share. False: the daemon has gone.
+bool RestoreThread::CopyPiece(Piece& piece) const {
+  const SessionLink& link = client_.link();
+  const DeviceSlot& slot = link.devices[piece.ordinal];
+  const bool is_throttled = slot.description.copy_bytes_per_second != 0;
+  for (std::uint64_t done = 0; done < piece.bytes;) {
+    const std::uint64_t bytes = is_throttled ? std::min(piece.bytes - done, kSliceBytes) : piece.bytes - done;
+    const ssize_t count = pread(slot.memory_fd, piece.copy + done, bytes, static_cast<off_t>(piece.offset + done));
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) return false;
+    done += static_cast<std::uint64_t>(count);
+    if (!is_throttled) continue;
+    Empty reply;
+    const request::Bandwidth share{piece.ordinal, static_cast<std::uint64_t>(count)};
+    if (Ask(link.control_fd, share, reply) != cuda_abi::CUDA_SUCCESS) return false;
+  }
+  return true;
+}
+
+CUresult RestoreThread::SavePieces(bool is_custom) {
   std::size_t count = 0;
   std::uint64_t total = 0;
   const bool counted = ForEachPiece([&](std::uint32_t, std::uint64_t, std::uint64_t bytes) {
@@ -265,26 +380,42 @@ CUresult RestoreThread::SavePieces() {
     total += bytes;
   });
   if (!counted) return cuda_abi::CUDA_ERROR_OPERATING_SYSTEM;
-  if (!saved_pieces_.Allocate(count * sizeof(Piece), false) || !saved_memory_.Allocate(total, true)) {
-    return cuda_abi::CUDA_ERROR_OUT_OF_MEMORY;
-  }
+  const bool is_merged = is_custom && count > kMaxViewPieces;
+  if (is_merged) count = client_.link().device_count;
+  if (!saved_pieces_.Allocate(count * sizeof(Piece), false)) return cuda_abi::CUDA_ERROR_OUT_OF_MEMORY;
+  if (!is_custom && !saved_memory_.Allocate(total, true)) return cuda_abi::CUDA_ERROR_OUT_OF_MEMORY;
   auto* pieces = reinterpret_cast<Piece*>(saved_pieces_.data);
   std::byte* copy = saved_memory_.data;
   std::uint64_t left = total;
+  bool copied = true;
   ForEachPiece([&](std::uint32_t ordinal, std::uint64_t offset, std::uint64_t bytes) {
+    if (is_merged && piece_count_ > 0 && pieces[piece_count_ - 1].ordinal == ordinal) {
+      // Too many to map one by one: with the holes between, which read as zero.
+      pieces[piece_count_ - 1].bytes = offset + bytes - pieces[piece_count_ - 1].offset;
+      left -= std::min(left, bytes);
+      return;
+    }
     // Nobody writes now: the second pass finds what the first did.
     if (piece_count_ >= count || bytes > left) return;
-    std::memcpy(copy, client_.link().devices[ordinal].window + offset, bytes);
-    pieces[piece_count_++] = {ordinal, offset, bytes, copy};
-    copy += bytes;
+    Piece& piece = pieces[piece_count_++];
+    piece = {ordinal, offset, bytes, copy};
     left -= bytes;
+    if (is_custom) return;
+    copied = copied && CopyPiece(piece);
+    copy += bytes;
   });
-  return piece_count_ == count && left == 0 ? cuda_abi::CUDA_SUCCESS : cuda_abi::CUDA_ERROR_OPERATING_SYSTEM;
+  const bool found_all = left == 0 && (is_merged || piece_count_ == count);
+  return found_all && copied ? cuda_abi::CUDA_SUCCESS : cuda_abi::CUDA_ERROR_OPERATING_SYSTEM;
 }
 
 // --- restore ---
 
 CUresult RestoreThread::Restore(const Command& command) {
+  const bool is_custom = command.kind == CommandKind::kRestoreCustom;
+  const auto* pieces = reinterpret_cast<const Piece*>(saved_pieces_.data);
+  // What went into custom storage cannot come from here.
+  if (!is_custom && piece_count_ > 0 && pieces[0].copy == nullptr) return cuda_abi::CUDA_ERROR_INVALID_VALUE;
+  if (restore_is_broken_) return cuda_abi::CUDA_ERROR_OPERATING_SYSTEM;
   SessionLink link = client_.link();  // Becomes ours when all has worked.
   link.owner_fd = ConnectTo(link.socket_path.data());
   if (link.owner_fd < 0) return cuda_abi::CUDA_ERROR_OPERATING_SYSTEM;
@@ -292,15 +423,27 @@ CUresult RestoreThread::Restore(const Command& command) {
   std::array<DeviceDescription, kMaxDevices> chosen{};
   CUresult result = Ask(link.owner_fd, request::Hello{}, devices);
   if (result == cuda_abi::CUDA_SUCCESS) result = MapDevices(command, devices, chosen);
+  if (result == cuda_abi::CUDA_SUCCESS && ValueOf(devices.faults, Fault::kRestoreOutOfMemory) != 0) {
+    restore_is_broken_ = true;
+    result = cuda_abi::CUDA_ERROR_OUT_OF_MEMORY;
+  }
   if (result == cuda_abi::CUDA_SUCCESS) {
-    for (std::size_t i = 0; i < link.device_count; ++i) link.devices[i].description = chosen[i];
+    for (std::size_t i = 0; i < link.device_count; ++i) {
+      const DeviceDescription old = link.devices[i].description;
+      link.devices[i].description = chosen[i];
+      if (ValueOf(devices.faults, Fault::kStalePci) == 0) continue;
+      link.devices[i].description.pci_domain = old.pci_domain;
+      link.devices[i].description.pci_bus = old.pci_bus;
+      link.devices[i].description.pci_device = old.pci_device;
+    }
     result = ImportInto(link);
   }
-  if (result == cuda_abi::CUDA_SUCCESS) result = FillMemory(link);
   if (result == cuda_abi::CUDA_SUCCESS) {
     link.control_fd = ConnectChannel(link);
     if (link.control_fd < 0) result = cuda_abi::CUDA_ERROR_OPERATING_SYSTEM;
   }
+  if (result == cuda_abi::CUDA_SUCCESS) result = FillMemory(link);
+  if (result == cuda_abi::CUDA_SUCCESS && is_custom) result = ShowPieces(link);
   if (result != cuda_abi::CUDA_SUCCESS) {
     Empty reply;
     if (link.owner_fd >= 0) Ask(link.owner_fd, request::CloseSession{}, reply);
@@ -316,6 +459,11 @@ CUresult RestoreThread::Restore(const Command& command) {
     ours.devices[i].description = link.devices[i].description;
     ours.devices[i].memory_fd = link.devices[i].memory_fd;
     ours.devices[i].window = link.devices[i].window;
+    page_.devices[i] = link.devices[i].description.uuid;
+  }
+  if (is_custom) {
+    set_state(cuda_abi::CU_PROCESS_STATE_RESTORING);  // The caller has the bytes; Complete() ends it.
+    return cuda_abi::CUDA_SUCCESS;
   }
   DropSaved();
   set_state(cuda_abi::CU_PROCESS_STATE_LOCKED);
@@ -327,11 +475,15 @@ CUresult RestoreThread::Restore(const Command& command) {
 CUresult RestoreThread::MapDevices(const Command& command, const request::Hello::Reply& devices,
                                    std::array<DeviceDescription, kMaxDevices>& chosen) const {
   const SessionLink& link = client_.link();
+  const bool has_map = command.pair_count > 0 && ValueOf(devices.faults, Fault::kMapIgnored) == 0;
+  if (has_map && client_.hides_devices() && ValueOf(devices.faults, Fault::kPartialMap) != 0) {
+    return cuda_abi::CUDA_ERROR_INVALID_VALUE;
+  }
   const auto offered = std::span(devices.devices).first(std::min<std::size_t>(devices.device_count, kMaxDevices));
   for (std::size_t i = 0; i < link.device_count; ++i) {
     const DeviceDescription& old = link.devices[i].description;
     Uuid wanted = old.uuid;
-    if (command.pair_count > 0) {
+    if (has_map) {
       std::size_t named = 0;
       for (std::size_t pair = 0; pair < std::min<std::size_t>(command.pair_count, kMaxPairs); ++pair) {
         if (!IsSameUuid(command.pairs[pair].oldUuid, old.uuid)) continue;
@@ -395,15 +547,22 @@ CUresult RestoreThread::FillMemory(const SessionLink& link) const {
   const auto* pieces = reinterpret_cast<const Piece*>(saved_pieces_.data);
   for (std::size_t i = 0; i < piece_count_; ++i) {
     const Piece& piece = pieces[i];
+    if (piece.copy == nullptr) continue;
     std::uint64_t done = 0;
     while (done < piece.bytes) {
       // By system call, not through the window: fresh pages come without being zeroed first, and a system without
       // memory says so.
-      const ssize_t count = pwrite(link.devices[piece.ordinal].memory_fd, piece.copy + done, piece.bytes - done,
+      const bool is_throttled = link.devices[piece.ordinal].description.copy_bytes_per_second != 0;
+      const std::uint64_t bytes = is_throttled ? std::min(piece.bytes - done, kSliceBytes) : piece.bytes - done;
+      const ssize_t count = pwrite(link.devices[piece.ordinal].memory_fd, piece.copy + done, bytes,
                                    static_cast<off_t>(piece.offset + done));
       if (count < 0 && errno == EINTR) continue;
       if (count <= 0) return cuda_abi::CUDA_ERROR_OUT_OF_MEMORY;
       done += static_cast<std::uint64_t>(count);
+      if (!is_throttled) continue;
+      Empty reply;
+      const request::Bandwidth share{piece.ordinal, static_cast<std::uint64_t>(count)};
+      Ask(link.control_fd, share, reply);
     }
   }
   return cuda_abi::CUDA_SUCCESS;

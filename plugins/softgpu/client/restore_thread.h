@@ -27,7 +27,7 @@ class RestoreThread {
     std::uint32_t ordinal = 0;
     std::uint64_t offset = 0;
     std::uint64_t bytes = 0;
-    std::byte* copy = nullptr;
+    std::byte* copy = nullptr;  // Null: its bytes are in custom storage.
   };
   // Memory straight from the system.
   struct Block {
@@ -41,8 +41,15 @@ class RestoreThread {
   cuda_abi::CUresult Lock(const Command& command);
   bool ParkService();
   cuda_abi::CUresult Checkpoint();
+  void ReleaseDevices();
+  cuda_abi::CUresult CheckpointCustom();
+  cuda_abi::CUresult Complete();
+  cuda_abi::CUresult ShowPieces(const SessionLink& link);
+  void HidePieces();
   cuda_abi::CUresult SaveState();
-  cuda_abi::CUresult SavePieces();
+  // Which pieces there are; `is_custom`: few enough for a view of each device, else with their bytes.
+  cuda_abi::CUresult SavePieces(bool is_custom);
+  bool CopyPiece(Piece& piece) const;
   template <typename Visit>
   bool ForEachPiece(Visit visit) const;
   void DropSaved();
@@ -51,6 +58,7 @@ class RestoreThread {
                                 std::array<DeviceDescription, kMaxDevices>& chosen) const;
   cuda_abi::CUresult ImportInto(SessionLink& link) const;
   cuda_abi::CUresult FillMemory(const SessionLink& link) const;
+  FaultValues Faults() const;
   cuda_abi::CUprocessState state() const;
   void set_state(cuda_abi::CUprocessState state) { page_.state.store(state); }
 
@@ -64,6 +72,7 @@ class RestoreThread {
   Block saved_pieces_;  // An array of Piece.
   std::size_t piece_count_ = 0;
   Block saved_memory_;
+  bool restore_is_broken_ = false;  // By Fault::kRestoreOutOfMemory, for good.
 };
 
 }  // namespace softgpu

@@ -27,9 +27,11 @@ std::size_t FindDevice(std::string_view entry, std::span<const DeviceDescription
   const auto [end, error] = std::from_chars(entry.data(), entry.data() + entry.size(), ordinal);
   if (error == std::errc{} && end == entry.data() + entry.size()) return std::min(ordinal, devices.size());
   std::size_t found = devices.size();
-  if (entry.size() <= 4 || entry.substr(0, 4) != "GPU-") return found;
+  const std::string_view kind = entry.substr(0, 4);
+  if (entry.size() <= 4 || (kind != "GPU-" && kind != "MIG-")) return found;
   for (std::size_t i = 0; i < devices.size(); ++i) {
-    if (ToText(devices[i].uuid).compare(0, entry.size(), entry) != 0) continue;
+    if (kind == "MIG-" && devices[i].is_partition == 0) continue;
+    if (ToText(devices[i].uuid).compare(4, entry.size() - 4, entry.substr(4)) != 0) continue;
     if (found != devices.size()) return devices.size();
     found = i;
   }

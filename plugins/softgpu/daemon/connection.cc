@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -21,6 +22,8 @@ namespace softgpu {
 using cuda_abi::CUresult;
 
 namespace {
+
+constexpr std::uint32_t kMostInitMs = 60000;
 
 // The fd is the client's, which may change or cut it under us: read it, never map it.
 std::optional<std::string> ReadAll(int fd, std::uint64_t bytes) {
@@ -89,6 +92,10 @@ class Connection {
   CUresult OpenSession(const request::OpenSession& open, const SessionState* state, SessionReply& reply);
   CUresult Import(const request::ImportSession& import, SessionReply& reply);
   CUresult Export(request::Export::Reply& reply);
+  CUresult Drain(const request::Drain& drain);
+  CUresult OpenView(const request::OpenView& open);
+  CUresult ControlFaults(const request::FaultControl& control, request::FaultControl::Reply& reply);
+  bool Shows(Fault fault) const { return ValueOf(server_.faults().For(peer_), fault) != 0; }
   CUresult LoadModule(const request::ModuleLoad& load, request::ModuleLoad::Reply& reply);
 
   Server& server_;
@@ -157,6 +164,8 @@ bool Connection::Dispatch(const RequestHeader& header, std::span<const std::byte
       return Handle<request::Hello>(body, [&](const auto& request, auto& reply) {
         const auto devices = server_.Describe();
         reply.device_count = static_cast<std::uint32_t>(devices.size());
+        reply.driver_version = server_.driver_version();
+        reply.faults = server_.faults().For(peer_);
         std::copy(devices.begin(), devices.end(), reply.devices.begin());
         return request.version == kProtocolVersion ? cuda_abi::CUDA_SUCCESS
                                                    : cuda_abi::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH;
@@ -179,6 +188,10 @@ bool Connection::Dispatch(const RequestHeader& header, std::span<const std::byte
         server_.Close(token_);
         return cuda_abi::CUDA_SUCCESS;
       });
+    case Op::kFaultControl:
+      return session_ == nullptr && Handle<request::FaultControl>(body, [&](const auto& request, auto& reply) {
+               return ControlFaults(request, reply);
+             });
     default:
       return session_ != nullptr && !owns_session_ && DispatchSession(header.op, body, payload);
   }
@@ -186,10 +199,20 @@ bool Connection::Dispatch(const RequestHeader& header, std::span<const std::byte
 
 CUresult Connection::OpenSession(const request::OpenSession& open, const SessionState* state, SessionReply& reply) {
   if (session_ != nullptr) return cuda_abi::CUDA_ERROR_INVALID_VALUE;
+  if (state == nullptr) {
+    const auto now = std::chrono::steady_clock::now();
+    const std::uint32_t slow_ms = ValueOf(server_.faults().For(peer_), Fault::kSlowInit);
+    if (slow_ms != 0) server_.WaitOut(nullptr, now + std::chrono::milliseconds(std::min(slow_ms, kMostInitMs)));
+    // cuInit comes back between somebody's lock and what follows it.
+    if (Shows(Fault::kInitRace)) server_.WaitUntilSomeIsLocked(now + std::chrono::milliseconds(kMostInitMs));
+  } else if (Shows(Fault::kNoPersistence) && server_.session_count() == 0) {
+    return cuda_abi::CUDA_ERROR_OPERATING_SYSTEM;  // Nobody holds the device open.
+  }
   CUresult result = cuda_abi::CUDA_SUCCESS;
   session_ = server_.Open(peer_, open, state, token_, result);
   if (session_ == nullptr) return result;
   owns_session_ = true;
+  if (state != nullptr) server_.SetLocked(session_.get(), true);
   reply.token = token_;
   fds_out_ = session_->memory_fds();
   return cuda_abi::CUDA_SUCCESS;
@@ -203,6 +226,46 @@ CUresult Connection::Import(const request::ImportSession& import, SessionReply& 
   const auto state = LoadState(std::as_bytes(std::span(*bytes)));
   if (!state) return cuda_abi::CUDA_ERROR_INVALID_VALUE;
   return OpenSession(import.open, &*state, reply);
+}
+
+CUresult Connection::Drain(const request::Drain& drain) {
+  std::optional<Scheduler::Clock::time_point> deadline;
+  const auto limit = std::chrono::milliseconds(std::min<std::uint64_t>(drain.timeout_ms, 1U << 30));
+  if (drain.timeout_ms != 0) deadline = Scheduler::Clock::now() + limit;
+  if (Shows(Fault::kLockTimeout)) {
+    server_.WaitOut(session_.get(), deadline);
+    return cuda_abi::CUDA_ERROR_NOT_READY;
+  }
+  if (Shows(Fault::kLockHangs) && !server_.WaitUntilNoOtherIsLocked(session_.get(), deadline)) {
+    return cuda_abi::CUDA_ERROR_NOT_READY;
+  }
+  if (!session_->scheduler().WaitAll(deadline)) return cuda_abi::CUDA_ERROR_NOT_READY;
+  server_.SetLocked(session_.get(), true);
+  return cuda_abi::CUDA_SUCCESS;
+}
+
+CUresult Connection::OpenView(const request::OpenView& open) {
+  if (received_.count != 2 || open.piece_count > kMaxViewPieces) return cuda_abi::CUDA_ERROR_INVALID_VALUE;
+  const std::uint64_t list_bytes = open.piece_count * sizeof(ViewPiece);
+  if (!IsMemoryFile(received_.fds[1], list_bytes)) return cuda_abi::CUDA_ERROR_INVALID_VALUE;
+  const auto text = ReadAll(received_.fds[1], list_bytes);
+  if (!text) return cuda_abi::CUDA_ERROR_INVALID_VALUE;
+  std::vector<ViewPiece> pieces(open.piece_count);
+  std::memcpy(pieces.data(), text->data(), list_bytes);
+  return session_->OpenView(open, received_.fds[0], pieces);
+}
+
+CUresult Connection::ControlFaults(const request::FaultControl& control, request::FaultControl::Reply& reply) {
+  ucred peer{};
+  socklen_t size = sizeof(peer);
+  if (getsockopt(socket_, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return cuda_abi::CUDA_ERROR_NOT_PERMITTED;
+  if (peer.uid != 0 && peer.uid != geteuid()) return cuda_abi::CUDA_ERROR_NOT_PERMITTED;
+  if (control.clear_all != 0) server_.faults().ClearAll();
+  if (control.change.fault != 0 && !server_.faults().Set(control.change)) return cuda_abi::CUDA_ERROR_INVALID_VALUE;
+  const std::vector<FaultSetting> all = server_.faults().All();
+  reply.count = static_cast<std::uint32_t>(all.size());
+  std::copy(all.begin(), all.end(), reply.settings.begin());
+  return cuda_abi::CUDA_SUCCESS;
 }
 
 CUresult Connection::Export(request::Export::Reply& reply) {
@@ -225,6 +288,9 @@ bool Connection::DispatchSession(Op op, std::span<const std::byte> body, std::sp
     case Op::kServiceWait:
       return Handle<request::ServiceWait>(body, [&](const auto&, auto& reply) {
         reply = session_->scheduler().NextService();
+        if (reply.kind == request::ServiceWait::Kind::kCopy) {
+          session_->WaitForBandwidthAt(reply.function_or_address, reply.bytes);
+        }
         return session_->scheduler().closed() ? cuda_abi::CUDA_ERROR_DEINITIALIZED : cuda_abi::CUDA_SUCCESS;
       });
     case Op::kServiceDone:
@@ -238,12 +304,20 @@ bool Connection::DispatchSession(Op op, std::span<const std::byte> body, std::sp
         return cuda_abi::CUDA_SUCCESS;
       });
     case Op::kDrain:
-      return Handle<request::Drain>(body, [&](const auto& request, auto&) {
-        std::optional<Scheduler::Clock::time_point> deadline;
-        const auto limit = std::chrono::milliseconds(std::min<std::uint64_t>(request.timeout_ms, 1U << 30));
-        if (request.timeout_ms != 0) deadline = Scheduler::Clock::now() + limit;
-        return session_->scheduler().WaitAll(deadline) ? cuda_abi::CUDA_SUCCESS : cuda_abi::CUDA_ERROR_NOT_READY;
+      return Handle<request::Drain>(body, [&](const auto& request, auto&) { return Drain(request); });
+    case Op::kUnlocked:
+      return Handle<request::Unlocked>(body, [&](const auto&, auto&) {
+        server_.SetLocked(session_.get(), false);
+        return cuda_abi::CUDA_SUCCESS;
       });
+    case Op::kBandwidth:
+      return Handle<request::Bandwidth>(
+          body, [&](const auto& request, auto&) { return session_->WaitForBandwidth(request.ordinal, request.bytes); });
+    case Op::kOpenView:
+      return Handle<request::OpenView>(body, [&](const auto& request, auto&) { return OpenView(request); });
+    case Op::kCloseView:
+      return Handle<request::CloseView>(body,
+                                        [&](const auto& request, auto&) { return session_->CloseView(request.base); });
     case Op::kExport:
       return Handle<request::Export>(body, [&](const auto&, auto& reply) { return Export(reply); });
     default:

@@ -12,6 +12,7 @@ namespace softgpu {
 namespace {
 
 constexpr std::uint64_t kDefaultMemoryBytes = std::uint64_t{1} << 30;
+constexpr std::uint64_t kPartitionGranule = std::uint64_t{2} << 20;
 constexpr std::string_view kDefaultChip = "SoftGPU A";
 
 std::optional<std::uint64_t> ParseBytes(std::string_view text) {
@@ -26,6 +27,13 @@ std::optional<std::uint64_t> ParseBytes(std::string_view text) {
   if (shift == 0 && !unit.empty()) return std::nullopt;
   if (value == 0 || value > (kMaxSpanBytes >> shift)) return std::nullopt;
   return value << shift;
+}
+
+std::optional<unsigned> ParseSmall(std::string_view text) {
+  unsigned value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size() || value > 255) return std::nullopt;
+  return value;
 }
 
 bool ParsePci(std::string_view text, DeviceDescription& device) {
@@ -49,8 +57,31 @@ Uuid RandomUuid() {
   return uuid;
 }
 
+constexpr unsigned kMostPartitions = 7;  // As NVIDIA's.
+
+// Instances of one size, named as theirs are: "NAME MIG 2g.40gb".
+std::vector<DeviceDescription> Partition(const DeviceDescription& parent, unsigned count) {
+  std::vector<DeviceDescription> partitions;
+  for (unsigned i = 0; i < count; ++i) {
+    DeviceDescription partition = parent;
+    partition.is_partition = 1;
+    partition.parent = parent.uuid;
+    partition.memory_bytes = parent.memory_bytes / count / kPartitionGranule * kPartitionGranule;
+    partition.uuid[0] = static_cast<std::uint8_t>(parent.uuid[0] ^ (0x80 | i));
+    const std::string size = partition.memory_bytes >> 30 != 0 ? std::to_string(partition.memory_bytes >> 30) + "gb"
+                                                               : std::to_string(partition.memory_bytes >> 20) + "mb";
+    const std::string suffix = " MIG " + std::to_string(kMostPartitions / count) + "g." + size;
+    const std::size_t room = sizeof(partition.chip) - 1 - suffix.size();
+    const std::string name = std::string(parent.chip).substr(0, room) + suffix;
+    std::memset(partition.chip, 0, sizeof(partition.chip));
+    std::memcpy(partition.chip, name.data(), name.size());
+    partitions.push_back(partition);
+  }
+  return partitions;
+}
+
 // Empty, or what is wrong.
-std::string SetPart(std::string_view key, std::string_view value, DeviceDescription& device) {
+std::string SetPart(std::string_view key, std::string_view value, DeviceDescription& device, unsigned& partitions) {
   if (key == "memory") {
     const auto bytes = ParseBytes(value);
     if (!bytes) return "memory must be 1 byte to 1024GiB, as 512MiB or 2GiB, not \"" + std::string(value) + "\"";
@@ -66,8 +97,21 @@ std::string SetPart(std::string_view key, std::string_view value, DeviceDescript
     device.uuid = *uuid;
   } else if (key == "pci") {
     if (!ParsePci(value, device)) return "pci must look like 0000:0a:00, not \"" + std::string(value) + "\"";
+  } else if (key == "copy") {
+    const auto bytes = ParseBytes(value);
+    if (!bytes) return "copy must be bytes per second, as 512MiB or 4GiB, not \"" + std::string(value) + "\"";
+    device.copy_bytes_per_second = *bytes;
+  } else if (key == "numa") {
+    const auto node = ParseSmall(value);
+    if (!node) return "numa must be 0 to 255, not \"" + std::string(value) + "\"";
+    device.numa_node = static_cast<std::int32_t>(*node);
+  } else if (key == "mig") {
+    const auto count = ParseSmall(value);
+    if (!count || *count < 1 || *count > kMostPartitions)
+      return "mig must be 1 to 7, not \"" + std::string(value) + "\"";
+    partitions = *count;
   } else {
-    return "a device has memory, chip, uuid and pci, but no \"" + std::string(key) + "\"";
+    return "a device has memory, chip, uuid, pci, numa, copy and mig, but no \"" + std::string(key) + "\"";
   }
   return {};
 }
@@ -96,7 +140,20 @@ void Device::AddSession(int count) {
   description_.session_count += static_cast<std::uint32_t>(count);
 }
 
-std::variant<DeviceDescription, std::string> ParseDevice(std::string_view spec, std::size_t index) {
+std::chrono::steady_clock::time_point Device::WhenMoved(std::uint64_t bytes) {
+  const auto now = std::chrono::steady_clock::now();
+  const std::lock_guard lock(mutex_);
+  if (description_.copy_bytes_per_second == 0) return now;
+  // A token bucket that holds kBurst of unused time: short copies go at full speed.
+  constexpr std::chrono::milliseconds kBurst{10};
+  busy_until_ = std::max(busy_until_, now - kBurst);
+  const double seconds = static_cast<double>(bytes) / static_cast<double>(description_.copy_bytes_per_second);
+  busy_until_ += std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::duration<double>(seconds));
+  return busy_until_;
+}
+
+std::variant<std::vector<DeviceDescription>, std::string> ParseDevice(std::string_view spec, std::size_t index) {
+  unsigned partitions = 0;
   DeviceDescription device;
   device.uuid = RandomUuid();
   device.memory_bytes = kDefaultMemoryBytes;
@@ -107,10 +164,12 @@ std::variant<DeviceDescription, std::string> ParseDevice(std::string_view spec, 
     spec.remove_prefix(std::min(spec.size(), part.size() + 1));
     const std::size_t equals = part.find('=');
     if (equals == std::string_view::npos) return "expected name=value, not \"" + std::string(part) + "\"";
-    std::string wrong = SetPart(part.substr(0, equals), part.substr(equals + 1), device);
+    std::string wrong = SetPart(part.substr(0, equals), part.substr(equals + 1), device, partitions);
     if (!wrong.empty()) return wrong;
   }
-  return device;
+  if (partitions == 0) return std::vector{device};
+  if (device.memory_bytes / partitions < kPartitionGranule) return "mig: too little memory for so many partitions";
+  return Partition(device, partitions);
 }
 
 std::string ToString(const Uuid& uuid) {

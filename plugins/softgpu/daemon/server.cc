@@ -44,11 +44,17 @@ bool AreSound(const request::OpenSession& open) {
 
 }  // namespace
 
-Server::Server(const std::vector<DeviceDescription>& devices) : stop_(eventfd(0, EFD_CLOEXEC)) {
+Server::Server(const std::vector<DeviceDescription>& devices, std::uint32_t driver_version)
+    : stop_(eventfd(0, EFD_CLOEXEC)), driver_version_(driver_version) {
   for (const DeviceDescription& device : devices) devices_.push_back(std::make_unique<Device>(device));
 }
 
 Server::~Server() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  locked_changed_.notify_all();
   for (Connection& connection : connections_) shutdown(connection.socket.get(), SHUT_RDWR);
   std::vector<std::shared_ptr<Session>> sessions;
   {
@@ -197,8 +203,51 @@ void Server::Close(const Token& token) {
     if (found == sessions_.end()) return;
     session = std::move(found->second.session);
     sessions_.erase(found);
+    locked_.erase(session.get());
   }
   session->Close();
+  locked_changed_.notify_all();
+}
+
+void Server::SetLocked(const Session* session, bool locked) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (locked) {
+      locked_.insert(session);
+    } else {
+      locked_.erase(session);
+    }
+  }
+  locked_changed_.notify_all();
+}
+
+bool Server::WaitFor(Deadline deadline, const std::function<bool()>& condition) {
+  std::unique_lock lock(mutex_);
+  while (!stopping_ && !condition()) {
+    if (!deadline) {
+      locked_changed_.wait(lock);
+    } else if (locked_changed_.wait_until(lock, *deadline) == std::cv_status::timeout) {
+      return !stopping_ && condition();
+    }
+  }
+  return !stopping_;
+}
+
+bool Server::WaitUntilNoOtherIsLocked(const Session* session, Deadline deadline) {
+  return WaitFor(deadline, [&] { return locked_.size() == locked_.count(session) || session->is_closed(); });
+}
+
+bool Server::WaitUntilSomeIsLocked(Deadline deadline) {
+  return WaitFor(deadline, [&] { return !locked_.empty(); });
+}
+
+void Server::WaitOut(const Session* session, Deadline deadline) {
+  WaitFor(deadline, [&] { return session != nullptr && session->is_closed(); });
+}
+
+std::size_t Server::session_count() const {
+  const std::lock_guard lock(mutex_);
+  return sessions_.size();
 }
 
 }  // namespace softgpu

@@ -9,15 +9,21 @@
 #include <sys/types.h>
 
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <functional>
 #include <list>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "plugins/softgpu/daemon/device.h"
+#include "plugins/softgpu/daemon/fault_table.h"
 #include "plugins/softgpu/daemon/session.h"
 #include "plugins/softgpu/wire/unique_fd.h"
 
@@ -30,7 +36,7 @@ class Server {
   static constexpr std::size_t kMaxSessions = 256;
   static constexpr std::size_t kMaxSessionsOfOne = 4;
 
-  explicit Server(const std::vector<DeviceDescription>& devices);
+  explicit Server(const std::vector<DeviceDescription>& devices, std::uint32_t driver_version = kDefaultDriverVersion);
   ~Server();
 
   // Listens at `path`, which appears when connections are accepted. The string is what is wrong.
@@ -47,6 +53,18 @@ class Server {
   std::shared_ptr<Session> Find(const Token& token) const;
   void Close(const Token& token);
 
+  std::uint32_t driver_version() const { return driver_version_; }
+  FaultTable& faults() { return faults_; }
+
+  // Which sessions' processes are locked. False from a wait: it was not so in time, or the server stops.
+  using Deadline = std::optional<std::chrono::steady_clock::time_point>;
+  void SetLocked(const Session* session, bool locked);
+  bool WaitUntilNoOtherIsLocked(const Session* session, Deadline deadline);
+  bool WaitUntilSomeIsLocked(Deadline deadline);
+  // Waits for the deadline, or until the server stops or the session (null: none) ends.
+  void WaitOut(const Session* session, Deadline deadline);
+  std::size_t session_count() const;
+
  private:
   struct Connection {
     UniqueFd socket;
@@ -58,6 +76,7 @@ class Server {
   void Accept();
   void ReapFinished();
   std::size_t SessionsOf(pid_t owner) const;
+  bool WaitFor(Deadline deadline, const std::function<bool()>& condition);
 
   std::vector<std::unique_ptr<Device>> devices_;
   UniqueFd listener_;
@@ -67,7 +86,12 @@ class Server {
     std::shared_ptr<Session> session;  // Shared with the channels of the session's client.
     pid_t owner = 0;                   // 0: in a pid namespace that we do not see.
   };
-  mutable std::mutex mutex_;  // Guards sessions_ and session_count_.
+  const std::uint32_t driver_version_;
+  FaultTable faults_;
+  mutable std::mutex mutex_;  // Guards sessions_, session_count_, locked_ and stopping_.
+  std::condition_variable locked_changed_;
+  std::set<const Session*> locked_;
+  bool stopping_ = false;
   std::map<Token, OwnedSession> sessions_;
   std::uint64_t session_count_ = 0;
   std::list<Connection> connections_;  // Of Run()'s thread.

@@ -23,6 +23,7 @@ void Session::Close() {
   events_.clear();
   contexts_.clear();
   map_.reset();
+  views_.clear();
   arenas_.clear();
 }
 
@@ -186,7 +187,8 @@ Arena* Session::ArenaOf(std::uint64_t address) const {
 
 std::byte* Session::Bytes(std::uint64_t address, std::uint64_t bytes) const {
   const Arena* arena = ArenaOf(address);
-  const Allocation* allocation = arena == nullptr ? nullptr : arena->Find(address);
+  if (arena == nullptr) return BytesOfView(address, bytes);
+  const Allocation* allocation = arena->Find(address);
   if (allocation == nullptr || bytes > allocation->bytes - (address - allocation->base)) return nullptr;
   return arena->host(address);
 }
@@ -251,6 +253,7 @@ std::shared_ptr<const Session::MemoryMap> Session::CurrentMap() {
       map->push_back({base, allocation.bytes, arena->host(base), /*writable=*/true});
     }
   }
+  for (const auto& [base, view] : views_) map->push_back({base, view->bytes(), view->host(base), /*writable=*/true});
   std::sort(map->begin(), map->end(), [](const auto& a, const auto& b) { return a.base < b.base; });
   map_ = map;
   return map_;
@@ -284,6 +287,7 @@ CUresult Session::CopyIn(Id context, Id stream, std::uint64_t to, std::span<cons
     if (Bytes(to, data.size()) == nullptr) return cuda_abi::CUDA_ERROR_INVALID_VALUE;
   }
   return AddWork(context, stream, wait, [this, to, copy = std::vector<std::byte>(data.begin(), data.end())] {
+    WaitForBandwidthAt(to, copy.size());
     const std::lock_guard lock(mutex_);
     std::byte* bytes = Bytes(to, copy.size());
     if (bytes == nullptr) return cuda_abi::CUDA_ERROR_ILLEGAL_ADDRESS;
@@ -300,6 +304,7 @@ CUresult Session::CopyOut(Id context, Id stream, std::uint64_t from, std::span<s
   // Shared with the work, which may outlive our waiting for it when the session is closed.
   auto copied = std::make_shared<std::vector<std::byte>>(data.size());
   const CUresult result = AddWork(context, stream, /*wait=*/true, [this, from, copied] {
+    WaitForBandwidthAt(from, copied->size());
     const std::lock_guard lock(mutex_);
     const std::byte* bytes = Bytes(from, copied->size());
     if (bytes == nullptr) return cuda_abi::CUDA_ERROR_ILLEGAL_ADDRESS;
@@ -318,7 +323,9 @@ CUresult Session::CopyTurn(Id context, const request::CopyTurn& copy, Id& turn) 
     turn = NewId();
   }
   if (const CUresult result = StreamOf(context, copy.stream, stream); result != cuda_abi::CUDA_SUCCESS) return result;
-  return scheduler_.TakeTurn(stream, turn);
+  const CUresult taken = scheduler_.TakeTurn(stream, turn);
+  if (taken == cuda_abi::CUDA_SUCCESS) WaitForBandwidthAt(copy.address, copy.bytes);
+  return taken;
 }
 
 CUresult Session::CopyDeferred(Id context, const request::CopyDeferred& copy) {

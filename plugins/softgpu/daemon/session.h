@@ -24,6 +24,7 @@
 #include "plugins/softgpu/daemon/device.h"
 #include "plugins/softgpu/daemon/scheduler.h"
 #include "plugins/softgpu/daemon/session_state.h"
+#include "plugins/softgpu/daemon/view.h"
 #include "plugins/softgpu/ptx/launch.h"
 #include "plugins/softgpu/ptx/module.h"
 #include "plugins/softgpu/wire/protocol.h"
@@ -43,6 +44,7 @@ class Session {
   // Waits for all work first.
   SessionState Export();
   void Close();
+  bool is_closed() const { return abort_; }
 
   Scheduler& scheduler() { return scheduler_; }
   std::vector<int> memory_fds() const;
@@ -62,6 +64,12 @@ class Session {
   Result MemFree(std::uint64_t address);
   Result MemInfo(Id context, request::MemInfo::Reply& info);
   Result MemFind(std::uint64_t address, request::MemFind::Reply& info);
+  // Another session's memory, at addresses that this one does not use yet. INVALID_VALUE: see View::Open().
+  Result OpenView(const request::OpenView& open, int memory, std::span<const ViewPiece> pieces);
+  Result CloseView(std::uint64_t base);
+  // Waits until the device has moved so many bytes, by its bandwidth, or the session ends.
+  Result WaitForBandwidth(std::uint64_t ordinal, std::uint64_t bytes);
+  void WaitForBandwidthAt(std::uint64_t address, std::uint64_t bytes);
 
   // `wait`: returns when it is done.
   Result CopyIn(Id context, Id stream, std::uint64_t to, std::span<const std::byte> data, bool wait);
@@ -139,6 +147,7 @@ class Session {
   Id FindPrimary(std::uint32_t ordinal) const;
   Result StreamOf(Id context, Id stream, Id& found);
   Arena* ArenaOf(std::uint64_t address) const;
+  std::byte* BytesOfView(std::uint64_t address, std::uint64_t bytes) const;
   // The bytes [address, address + bytes), or null if they are not of one allocation.
   std::byte* Bytes(std::uint64_t address, std::uint64_t bytes) const;
   std::shared_ptr<const MemoryMap> CurrentMap();
@@ -162,7 +171,8 @@ class Session {
   std::map<Id, Module> modules_;
   std::map<Id, Function> functions_;
   std::array<std::uint32_t, kMaxDevices> primary_flags_{};
-  std::shared_ptr<const MemoryMap> map_;  // Null: memory has changed since.
+  std::map<std::uint64_t, std::unique_ptr<View>> views_;  // By base.
+  std::shared_ptr<const MemoryMap> map_;                  // Null: memory has changed since.
   std::size_t module_bytes_ = 0;
   Id next_id_ = kFirstId;
   Scheduler::Clock::time_point epoch_ = Scheduler::Clock::now();  // Session time 0.

@@ -15,7 +15,7 @@
 
 namespace softgpu {
 
-inline constexpr std::uint32_t kProtocolVersion = 1;
+inline constexpr std::uint32_t kProtocolVersion = 2;
 inline constexpr std::uint32_t kRequestMagic = 0x71554753;  // "SGUq"
 inline constexpr std::uint32_t kReplyMagic = 0x72554753;    // "SGUr"
 
@@ -87,7 +87,37 @@ enum class Op : std::uint32_t {
   kServicePark,
   kDrain,
   kExport,
+  kUnlocked,
+  kBandwidth,
+  kOpenView,
+  kCloseView,
+  kFaultControl,
 };
+
+// Behaviour of real drivers that the daemon can be told to show, by the numbers that docs/software_gpu.md explains. The
+// value is 0 where it does not, else 1, or milliseconds for kSlowInit.
+enum class Fault : std::uint32_t {
+  kRestoreOutOfMemory = 1,
+  kUnsupportedObject = 2,
+  kPartialMap = 3,
+  kLockHangs = 4,
+  kStalePci = 5,
+  kNoMig = 6,
+  kInitRace = 7,
+  kSlowInit = 9,
+  kNoPersistence = 10,
+  kNoHostMemory = 11,
+  kLockTimeout = 13,
+  kMapIgnored = 14,
+  kNoCustomStorage = 15,
+  kNoJobFile = 16,
+};
+inline constexpr std::size_t kFaultSlots = 17;  // By number; some are how the emulation always is, see there.
+using FaultValues = std::array<std::uint32_t, kFaultSlots>;
+inline std::uint32_t ValueOf(const FaultValues& values, Fault fault) { return values[static_cast<std::size_t>(fault)]; }
+
+inline constexpr std::uint32_t kDefaultDriverVersion = 13000;
+inline constexpr std::uint32_t kCustomStorageVersion = 13040;  // The first driver version that has it.
 
 struct RequestHeader {
   std::uint32_t magic = kRequestMagic;
@@ -113,6 +143,10 @@ struct DeviceDescription {
   std::uint32_t pci_bus = 0;
   std::uint32_t pci_device = 0;
   std::uint32_t session_count = 0;
+  std::uint64_t copy_bytes_per_second = 0;  // 0: as fast as the host copies.
+  std::int32_t numa_node = -1;              // Of the host memory next to it; -1: not told.
+  std::uint32_t is_partition = 0;           // Of `parent`, which no program sees.
+  Uuid parent{};
 };
 
 struct Empty {};
@@ -147,6 +181,13 @@ struct FunctionDescription {
   std::uint32_t reserved = 0;
 };
 
+// A part of a device's memory that a view shows.
+struct ViewPiece {
+  std::uint64_t offset = 0;  // In the memfd.
+  std::uint64_t bytes = 0;
+};
+inline constexpr std::size_t kMaxViewPieces = 8192;  // Each is a mapping, here and there.
+
 namespace request {
 
 struct Hello {
@@ -154,6 +195,8 @@ struct Hello {
   struct Reply {
     std::uint32_t version = kProtocolVersion;
     std::uint32_t device_count = 0;
+    std::uint32_t driver_version = kDefaultDriverVersion;
+    FaultValues faults{};  // Those that are for the asking process.
     std::array<DeviceDescription, kMaxDevices> devices{};
   };
   std::uint32_t version = kProtocolVersion;
@@ -555,6 +598,56 @@ struct Export {
     std::uint64_t state_bytes = 0;
   };
   std::uint32_t reserved = 0;
+};
+
+// The process runs again after a Drain that had succeeded.
+struct Unlocked {
+  static constexpr Op kOp = Op::kUnlocked;
+  using Reply = Empty;
+  std::uint32_t reserved = 0;
+};
+
+// Returns when so many bytes may be copied from or to a device of the session, by its bandwidth.
+struct Bandwidth {
+  static constexpr Op kOp = Op::kBandwidth;
+  using Reply = Empty;
+  std::uint64_t ordinal = 0;
+  std::uint64_t bytes = 0;
+};
+
+// Makes device memory of another session reachable in this one, its pieces one behind the other from `base` on. Comes
+// with two fds: the memfd of the other session's device, and one that holds `piece_count` ViewPieces.
+struct OpenView {
+  static constexpr Op kOp = Op::kOpenView;
+  using Reply = Empty;
+  std::uint64_t base = 0;
+  std::uint64_t bytes = 0;
+  std::uint64_t piece_count = 0;
+};
+
+// When the session's work is done.
+struct CloseView {
+  static constexpr Op kOp = Op::kCloseView;
+  using Reply = Empty;
+  std::uint64_t base = 0;
+};
+
+// From root or the daemon's own user, on a connection without a session. Sets (value 0: clears) a fault for process
+// `pid`, 0 for all; `fault` 0 changes nothing. The reply lists what is set then.
+struct FaultControl {
+  static constexpr Op kOp = Op::kFaultControl;
+  struct Setting {
+    std::uint32_t fault = 0;
+    std::uint32_t value = 0;
+    std::int32_t pid = 0;
+  };
+  static constexpr std::size_t kMaxSettings = 64;
+  struct Reply {
+    std::uint32_t count = 0;
+    std::array<Setting, kMaxSettings> settings{};
+  };
+  Setting change;
+  std::uint32_t clear_all = 0;
 };
 
 }  // namespace request

@@ -61,7 +61,7 @@ CUresult Checkpoint(int, CUcheckpointCheckpointArgs* arguments) {
   return control.checkpoint_call;
 }
 CUresult Restore(int, CUcheckpointRestoreArgs* arguments) {
-  NoteReserved(*arguments, offsetof(CUcheckpointRestoreArgs, reserved));
+  NoteReserved(*arguments, offsetof(CUcheckpointRestoreArgs, padding0));
   control.had_pairs = arguments->gpuPairs != nullptr;
   control.pairs.assign(arguments->gpuPairs, arguments->gpuPairs + arguments->gpuPairsCount);
   return control.checkpoint_call;

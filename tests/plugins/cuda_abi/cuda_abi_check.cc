@@ -235,15 +235,21 @@ SAME_OFFSET(CUcheckpointLockArgs, timeoutMs);
 SAME_OFFSET(CUcheckpointLockArgs, reserved0);
 SAME_OFFSET(CUcheckpointLockArgs, reserved1);
 SAME_SIZE(CUcheckpointCheckpointArgs);
-SAME_OFFSET(CUcheckpointCheckpointArgs, reserved);
 SAME_SIZE(CUcheckpointGpuPair);
 SAME_OFFSET(CUcheckpointGpuPair, oldUuid);
 SAME_OFFSET(CUcheckpointGpuPair, newUuid);
 SAME_SIZE(CUcheckpointRestoreArgs);
 SAME_OFFSET(CUcheckpointRestoreArgs, gpuPairs);
 SAME_OFFSET(CUcheckpointRestoreArgs, gpuPairsCount);
-SAME_OFFSET(CUcheckpointRestoreArgs, reserved);
-SAME_OFFSET(CUcheckpointRestoreArgs, reserved1);
+#if CUDA_VERSION >= 13040
+SAME_OFFSET(CUcheckpointCheckpointArgs, customStorageInfo_out);
+SAME_OFFSET(CUcheckpointRestoreArgs, customStorageInfo_out);
+SAME_SIZE(CUcheckpointCustomStorageInfo);
+SAME_SIZE(CUcheckpointCustomStoragePerDeviceData);
+#else
+// Newer than this toolkit: there is nothing to compare with.
+using PFN_cuCheckpointOperationComplete_v13040 = CUresult (*)(void*);
+#endif
 SAME_SIZE(CUcheckpointUnlockArgs);
 SAME_OFFSET(CUcheckpointUnlockArgs, reserved);
 SAME_SIZE(CUuuid);

@@ -165,7 +165,7 @@ TEST_F(SoftGpuCheckpointTest, ReservedBytesMustBeZero) {
   }
   EXPECT_EQ(State(pid), CU_PROCESS_STATE_LOCKED);
   ASSERT_EQ(Checkpoint(pid), CUDA_SUCCESS);
-  for (std::size_t i = offsetof(CUcheckpointRestoreArgs, reserved); i < sizeof(CUcheckpointRestoreArgs); ++i) {
+  for (std::size_t i = offsetof(CUcheckpointRestoreArgs, padding0); i < sizeof(CUcheckpointRestoreArgs); ++i) {
     CUcheckpointRestoreArgs args{};
     reinterpret_cast<char*>(&args)[i] = 1;
     EXPECT_EQ(cuda_.cuCheckpointProcessRestore(pid, &args), CUDA_ERROR_INVALID_VALUE) << i;

@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <random>
 #include <thread>
@@ -37,12 +39,17 @@ class RawClient {
 
   template <typename Request>
   CUresult Ask(const Request& request, typename Request::Reply& reply, int fd = -1, softgpu::Id context = 0) {
+    return AskWithFds(request, reply, fd >= 0 ? std::vector{fd} : std::vector<int>(), context);
+  }
+  template <typename Request>
+  CUresult AskWithFds(const Request& request, typename Request::Reply& reply, const std::vector<int>& fds,
+                      softgpu::Id context = 0) {
     Exchange exchange;
     exchange.header.op = Request::kOp;
     exchange.header.context = context;
     exchange.body = std::as_bytes(std::span(&request, 1));
     exchange.reply_body = std::as_writable_bytes(std::span(&reply, 1));
-    if (fd >= 0) exchange.fds = std::span(&fd, 1);
+    exchange.fds = fds;
     if (!softgpu::DoExchange(socket_.get(), exchange)) return CUDA_ERROR_UNKNOWN;
     if (exchange.reply_fds.count > 0) memory_.reset(dup(exchange.reply_fds.fds[0]));
     exchange.reply_fds.CloseAll();
@@ -224,6 +231,81 @@ TEST_F(SoftGpuHostileTest, WhatIsImportedIsChecked) {
   EXPECT_EQ(client.Ask(import, session, ends[0]), CUDA_ERROR_INVALID_VALUE);
   close(ends[0]);
   close(ends[1]);
+}
+
+TEST_F(SoftGpuHostileTest, ViewsOfWhatIsNoDeviceMemoryAreRefused) {
+  RawClient owner(node_);
+  softgpu::SessionReply session;
+  ASSERT_EQ(owner.Ask(owner.OpenRequest(), session), CUDA_SUCCESS);
+  RawClient channel(node_);
+  request::Attach attach;
+  attach.token = session.token;
+  softgpu::Empty nothing;
+  ASSERT_EQ(channel.Ask(attach, nothing), CUDA_SUCCESS);
+
+  const auto open = [&](int memory, std::vector<softgpu::ViewPiece> pieces, std::uint64_t bytes,
+                        std::uint64_t base = std::uint64_t{1} << 44) {
+    const UniqueFd list(memfd_create("pieces", MFD_CLOEXEC));
+    const std::size_t size = pieces.size() * sizeof(softgpu::ViewPiece);
+    EXPECT_EQ(write(list.get(), pieces.data(), size), static_cast<ssize_t>(size));
+    request::OpenView view;
+    view.base = base;
+    view.bytes = bytes;
+    view.piece_count = pieces.size();
+    return channel.AskWithFds(view, nothing, {memory, list.get()});
+  };
+  const int memory = owner.memory();
+  const UniqueFd loose(memfd_create("loose", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  ASSERT_EQ(ftruncate(loose.get(), 1 << 20), 0);
+  EXPECT_EQ(open(loose.get(), {{0, 4096}}, 4096), CUDA_ERROR_INVALID_VALUE);  // It could be cut under the daemon.
+  EXPECT_EQ(open(memory, {{0, 4096}}, 8192), CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(open(memory, {{0, 0}}, 0), CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(open(memory, {}, 0), CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(open(memory, {{1, 4096}}, 4096), CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(open(memory, {{0, 100}}, 100), CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(open(memory, {{64 << 20, 4096}}, 4096), CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(open(memory, {{4096, ~std::uint64_t{4095}}}, 0), CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(open(memory, {{0, 4096}}, 4096, (std::uint64_t{1} << 40) + 4096),
+            CUDA_ERROR_INVALID_VALUE);  // Own memory's.
+  EXPECT_EQ(open(memory, {{0, 4096}}, 4096, 0), CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(open(memory, {{0, 4096}}, 4096, 17), CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(open(memory, {{0, 4096}}, 4096, ~std::uint64_t{4095}), CUDA_ERROR_INVALID_VALUE);
+  request::OpenView too_many;
+  too_many.base = std::uint64_t{1} << 44;
+  too_many.piece_count = std::uint64_t{1} << 60;
+  EXPECT_EQ(channel.AskWithFds(too_many, nothing, {memory, memory}), CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(channel.Ask(too_many, nothing), CUDA_ERROR_INVALID_VALUE);
+  request::CloseView close_view;
+  close_view.base = 4711;
+  EXPECT_EQ(channel.Ask(close_view, nothing), CUDA_ERROR_INVALID_VALUE);
+
+  EXPECT_EQ(open(memory, {{8192, 4096}, {0, 4096}}, 8192), CUDA_SUCCESS);
+  EXPECT_EQ(open(memory, {{0, 4096}}, 4096), CUDA_ERROR_INVALID_VALUE);  // The range is taken.
+}
+
+TEST_F(SoftGpuHostileTest, OnlyItsOwnUserAndRootChangeWhatTheDaemonDoes) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root, to be somebody else";
+  // So that somebody else gets as far as the daemon.
+  std::filesystem::permissions(std::filesystem::path(node_.socket()).parent_path(),
+                               std::filesystem::perms::owner_all | std::filesystem::perms::others_exec);
+  const pid_t stranger = fork();
+  if (stranger == 0) {
+    if (setgid(65534) != 0 || setuid(65534) != 0) _exit(1);
+    RawClient client(node_);
+    request::FaultControl control;
+    control.change = {1, 1, 0};
+    request::FaultControl::Reply reply;
+    _exit(client.Ask(control, reply) == CUDA_ERROR_NOT_PERMITTED ? 0 : 2);
+  }
+  int status = -1;
+  waitpid(stranger, &status, 0);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(node_.Ctl("fault list"), "");
+  RawClient client(node_);
+  request::FaultControl control;
+  control.change = {999, 1, 0};
+  request::FaultControl::Reply reply;
+  EXPECT_EQ(client.Ask(control, reply), CUDA_ERROR_INVALID_VALUE);
 }
 
 TEST_F(SoftGpuHostileTest, WildHandlesAndAddressesAreErrors) {

@@ -9,32 +9,113 @@
 #include "plugins/softgpu/client/visible_devices.h"
 #include "plugins/softgpu/daemon/arena.h"
 #include "plugins/softgpu/daemon/device.h"
+#include "plugins/softgpu/daemon/fault_table.h"
 #include "plugins/softgpu/daemon/session_state.h"
 
 namespace softgpu {
 namespace {
 
+DeviceDescription OnlyDevice(std::string_view spec, std::size_t index) {
+  return std::get<std::vector<DeviceDescription>>(ParseDevice(spec, index)).at(0);
+}
+
 TEST(ParseDeviceTest, TakesAllPartsAndFillsInTheRest) {
   const auto parsed =
       ParseDevice("memory=3GiB,chip=X 1,uuid=GPU-00112233-4455-6677-8899-aabbccddeeff,pci=0001:0b:1f", 0);
-  const auto& device = std::get<DeviceDescription>(parsed);
+  const DeviceDescription& device = std::get<std::vector<DeviceDescription>>(parsed).front();
   EXPECT_EQ(device.memory_bytes, std::uint64_t{3} << 30);
   EXPECT_STREQ(device.chip, "X 1");
   EXPECT_EQ(ToString(device.uuid), "GPU-00112233-4455-6677-8899-aabbccddeeff");
   EXPECT_EQ(device.pci_domain, 1U);
   EXPECT_EQ(device.pci_bus, 11U);
   EXPECT_EQ(device.pci_device, 31U);
-  const auto first = std::get<DeviceDescription>(ParseDevice("", 0));
-  const auto second = std::get<DeviceDescription>(ParseDevice("", 1));
+  const auto first = OnlyDevice("", 0);
+  const auto second = OnlyDevice("", 1);
   EXPECT_NE(first.uuid, second.uuid);
   EXPECT_NE(first.pci_bus, second.pci_bus);
   EXPECT_GT(first.memory_bytes, 0U);
 }
 
+TEST(ParseDeviceTest, PartitionsShareTheirParentsMemoryAndHaveUuidsOfTheirOwn) {
+  const auto parsed = ParseDevice("memory=12GiB,chip=X,uuid=GPU-00112233-4455-6677-8899-aabbccddeeff,mig=3,numa=1", 0);
+  const auto& parts = std::get<std::vector<DeviceDescription>>(parsed);
+  ASSERT_EQ(parts.size(), 3U);
+  for (const DeviceDescription& part : parts) {
+    EXPECT_EQ(part.memory_bytes, std::uint64_t{4} << 30);
+    EXPECT_STREQ(part.chip, "X MIG 2g.4gb");
+    EXPECT_EQ(ToString(part.parent), "GPU-00112233-4455-6677-8899-aabbccddeeff");
+    EXPECT_NE(part.uuid, part.parent);
+    EXPECT_EQ(part.numa_node, 1);
+  }
+  EXPECT_NE(parts[0].uuid, parts[1].uuid);
+  EXPECT_NE(parts[1].uuid, parts[2].uuid);
+}
+
+TEST(ParseFaultTest, ReadsNumberValueAndProcess) {
+  const auto parsed = ParseFault("F9=500@4242");
+  const auto& fault = std::get<FaultSetting>(parsed);
+  EXPECT_EQ(fault.fault, 9U);
+  EXPECT_EQ(fault.value, 500U);
+  EXPECT_EQ(fault.pid, 4242);
+  EXPECT_EQ(ToString(fault), "F9=500@4242");
+  EXPECT_EQ(ToString(std::get<FaultSetting>(ParseFault("F1"))), "F1");
+}
+
+TEST(ParseFaultTest, RefusesWhatIsNoFaultAndWhatIsAlwaysSo) {
+  for (const char* text : {"", "F", "F0", "F17", "f1", "F1=", "F1=0", "F1@", "F1@0", "F1@x", "F1 ", "1", "F8", "F12"}) {
+    EXPECT_TRUE(std::holds_alternative<std::string>(ParseFault(text))) << text;
+  }
+}
+
+TEST(FaultTableTest, TheSettingOfAProcessBeatsTheOneForAll) {
+  FaultTable table;
+  EXPECT_TRUE(table.Set({9, 100, 0}));
+  EXPECT_TRUE(table.Set({9, 200, 7}));
+  EXPECT_EQ(ValueOf(table.For(7), Fault::kSlowInit), 200U);
+  EXPECT_EQ(ValueOf(table.For(8), Fault::kSlowInit), 100U);
+  EXPECT_TRUE(table.Set({9, 0, 7}));
+  EXPECT_EQ(ValueOf(table.For(7), Fault::kSlowInit), 100U);
+  EXPECT_FALSE(table.Set({99, 1, 0}));
+  table.ClearAll();
+  EXPECT_TRUE(table.All().empty());
+}
+
+TEST(DeviceTest, BandwidthIsSharedByAllWhoCopy) {
+  DeviceDescription description;
+  Device fast(description);
+  const auto now = std::chrono::steady_clock::now();
+  const auto at_once = fast.WhenMoved(std::uint64_t{1} << 40);
+  EXPECT_LE(at_once, std::chrono::steady_clock::now());
+  description.copy_bytes_per_second = 1000;
+  Device slow(description);
+  slow.WhenMoved(1000);
+  const auto end = slow.WhenMoved(2000);
+  EXPECT_GE(end, now + std::chrono::milliseconds(2900));
+  EXPECT_LE(end, std::chrono::steady_clock::now() + std::chrono::milliseconds(3000));
+}
+
 TEST(ParseDeviceTest, RefusesWhatItDoesNotKnow) {
-  for (const char* spec : {"memory", "memory=", "memory=0", "memory=1TiB", "memory=99999GiB", "memory=-1",
-                           "memory=1 GiB", "chip=", "uuid=GPU-1", "uuid=00112233-4455-6677-8899-aabbccddeeff",
-                           "uuid=GPU-00112233-4455-6677-8899-aabbccddeefg", "pci=zz", "colour=red",
+  for (const char* spec : {"memory",
+                           "memory=",
+                           "memory=0",
+                           "memory=1TiB",
+                           "memory=99999GiB",
+                           "memory=-1",
+                           "memory=1 GiB",
+                           "chip=",
+                           "uuid=GPU-1",
+                           "uuid=00112233-4455-6677-8899-aabbccddeeff",
+                           "uuid=GPU-00112233-4455-6677-8899-aabbccddeefg",
+                           "pci=zz",
+                           "colour=red",
+                           "mig=0",
+                           "mig=8",
+                           "mig=x",
+                           "memory=4MiB,mig=3",
+                           "numa=-1",
+                           "numa=256",
+                           "copy=0",
+                           "copy=fast",
                            "chip=0123456789012345678901234567890123456789012345678901234567890123"}) {
     EXPECT_TRUE(std::holds_alternative<std::string>(ParseDevice(spec, 0))) << spec;
   }
@@ -87,6 +168,17 @@ std::vector<std::size_t> Visible(const char* value) {
   devices[1].uuid[0] = 0x1b;
   devices[2].uuid[0] = 0x2c;
   return VisibleDevices(value, devices);
+}
+
+TEST(VisibleDevicesTest, MigNamesPartitionsAlone) {
+  std::vector<DeviceDescription> devices(2);
+  devices[0].uuid[0] = 0x1a;
+  devices[1].uuid[0] = 0x1b;
+  devices[1].is_partition = 1;
+  EXPECT_EQ(VisibleDevices("MIG-1b", devices), std::vector<std::size_t>{1});
+  EXPECT_EQ(VisibleDevices("GPU-1b", devices), std::vector<std::size_t>{1});
+  EXPECT_TRUE(VisibleDevices("MIG-1a", devices).empty());
+  EXPECT_TRUE(VisibleDevices("MIG-", devices).empty());
 }
 
 TEST(VisibleDevicesTest, FollowsTheList) {

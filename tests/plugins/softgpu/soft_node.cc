@@ -34,7 +34,7 @@ std::int64_t SumOf(const std::string& json, const std::string& key) {
 
 }  // namespace
 
-SoftNode::SoftNode(std::vector<std::string> devices) {
+SoftNode::SoftNode(std::vector<std::string> devices, std::vector<std::string> more) {
   std::string pattern = (std::filesystem::temp_directory_path() / "softgpu-test-XXXXXX").string();
   directory_ = mkdtemp(pattern.data());
   socket_ = directory_ + "/softgpud.sock";
@@ -43,6 +43,7 @@ SoftNode::SoftNode(std::vector<std::string> devices) {
     arguments.push_back("--device");
     arguments.push_back(device);
   }
+  arguments.insert(arguments.end(), more.begin(), more.end());
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
@@ -90,11 +91,23 @@ void SoftNode::Kill() {
 bool SoftNode::IsAlive() const { return pid_ > 0 && waitpid(pid_, nullptr, WNOHANG) == 0; }
 
 std::string SoftNode::Status() const {
-  const std::string command = std::string(SOFTGPU_DAEMON) + " --status --socket " + socket_;
-  const std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen(command.c_str(), "re"), &pclose);
+  int ignored = 0;
+  return RunShell(std::string(SOFTGPU_DAEMON) + " --status --socket " + socket_, ignored);
+}
+
+std::string SoftNode::Ctl(const std::string& arguments) const {
+  int status = 0;
+  const std::string text = RunShell(std::string(SOFTGPU_DAEMON) + " ctl --socket " + socket_ + " " + arguments, status);
+  EXPECT_EQ(status, 0) << "softgpud ctl " << arguments;
+  return text;
+}
+
+std::string SoftNode::RunShell(const std::string& command, int& status) {
+  FILE* pipe = popen(command.c_str(), "re");
   std::string text;
   std::array<char, 4096> buffer{};
-  while (pipe != nullptr && std::fgets(buffer.data(), buffer.size(), pipe.get()) != nullptr) text += buffer.data();
+  while (pipe != nullptr && std::fgets(buffer.data(), buffer.size(), pipe) != nullptr) text += buffer.data();
+  status = pipe == nullptr ? -1 : pclose(pipe);
   return text;
 }
 

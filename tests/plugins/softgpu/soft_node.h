@@ -12,8 +12,9 @@ namespace softgpu_test {
 // Ends the daemon and removes its directory when it goes.
 class SoftNode {
  public:
-  // Each of `devices` is a --device SPEC. Fails the test and has no pid() if the daemon does not come up.
-  explicit SoftNode(std::vector<std::string> devices);
+  // Each of `devices` is a --device SPEC; `more` are further arguments. Fails the test and has no pid() if the daemon
+  // does not come up.
+  explicit SoftNode(std::vector<std::string> devices, std::vector<std::string> more = {});
   ~SoftNode();
   SoftNode(const SoftNode&) = delete;
   SoftNode& operator=(const SoftNode&) = delete;
@@ -21,6 +22,8 @@ class SoftNode {
   const std::string& socket() const { return socket_; }
   pid_t pid() const { return pid_; }
   void Kill();
+  // softgpud ctl; what it prints. Fails the test where it does not end with 0.
+  std::string Ctl(const std::string& arguments) const;
   bool IsAlive() const;
 
   // As softgpud --status says. -1: the daemon does not answer.
@@ -31,6 +34,7 @@ class SoftNode {
 
  private:
   std::string Status() const;
+  static std::string RunShell(const std::string& command, int& status);
 
   std::string directory_;
   std::string socket_;
