@@ -20,18 +20,33 @@ std::filesystem::path SoftGpuLibrary() {
   return {};
 }
 
+std::filesystem::path GpuHelperProgram() {
+  std::error_code error;
+  const std::filesystem::path here = std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
+  for (const char* candidate : {"gpumig-gpu-helper", "../libexec/gpumig/gpumig-gpu-helper"}) {
+    const std::filesystem::path program = (here / candidate).lexically_normal();
+    if (access(program.c_str(), X_OK) == 0) return program;
+  }
+  return {};
+}
+
 Result<void> CheckRoot() {
   if (geteuid() == 0) return Ok();
   return MakeError(ErrorCode::kPermissionDenied, "needs root: freezing, dumping and restoring other processes takes it")
       .WithNextStep("run gpumig as root, or with sudo");
 }
 
-Result<Composition> Compose(const Site& site) {
+Result<Composition> Compose(const Site& site, DriverHold hold) {
   GPUMIG_TRY(CheckRoot());
   Composition composition;
   composition.context.site = site;
   composition.context.criu = GPUMIG_TRY(FindCriu());
-  Result<std::unique_ptr<DevicePort>> cuda = OpenCudaDevicePort({.library = "", .software_library = SoftGpuLibrary()});
+  CudaOptions options;
+  options.helper = GpuHelperProgram();
+  options.software_library = SoftGpuLibrary();
+  (hold == DriverHold::kOffered ? options.offer_helper : options.use_helper) =
+      site.runtime_directory / "gpu-helper.sock";
+  Result<std::unique_ptr<DevicePort>> cuda = OpenCudaDevicePort(options);
   if (cuda) {
     composition.device = std::move(*cuda);
   } else if (cuda.error().code() == ErrorCode::kUnavailable) {

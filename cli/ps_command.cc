@@ -7,6 +7,9 @@
 namespace gpumig {
 namespace {
 
+// As the kernel cuts it.
+constexpr std::string_view kHelperCommand = "gpumig-gpu-help";
+
 struct Row {
   Workload workload;
   std::vector<pid_t> gpu_processes;
@@ -38,6 +41,7 @@ Result<std::vector<Row>> Rows(const Site& site, DevicePort& device) {
   }
   for (const ProcessStat& stat : GPUMIG_TRY(ListProcesses())) {
     if (std::find(seen.begin(), seen.end(), stat.pid) != seen.end()) continue;
+    if (stat.command == kHelperCommand) continue;  // an agent's hold on the driver is nobody's workload
     // One that we may not look into, such as the first of a container, is not ours to list.
     const Result<GpuState> state = device.State(stat.pid);
     if (!state || *state == GpuState::kNone) continue;

@@ -79,12 +79,19 @@ Result<void> DeviceSession::RunOne(Known& known, const Step& step, bool& changed
   changed = false;
   GPUMIG_TRY(known.guard.Check());
   const Result<void> ran = step.run(known);
+  if (!ran && ran.error().code() == ErrorCode::kUnavailable) {
+    [[maybe_unused]] const Result<void> settled = step.settle ? step.settle(known) : step.run(known);
+  }
   const GpuState state = GPUMIG_TRY(GuardedState(known.guard));
   changed = state == step.to;
   if (state == GpuState::kFailed) {
     return MakeError(ErrorCode::kLost, "the driver gave its GPU state up{}{}", ran ? "" : ": ",
                      ran ? "" : ran.error().message())
         .WithNextStep("only an earlier image can bring the job back");
+  }
+  // It had state a moment ago: its descriptors are closed already, and its end is not told yet.
+  if (!ran && state == GpuState::kNone) {
+    return MakeError(ErrorCode::kNotFound, "it has ended meanwhile: {}", ran.error().message());
   }
   if (!ran) return ran;
   if (!changed) {
@@ -142,7 +149,7 @@ Result<void> DeviceSession::Lock(std::span<const pid_t> processes, milliseconds 
   // Jobs that were captured here and ended elsewhere leave their entries behind.
   std::erase_if(known_, [](const auto& entry) { return !entry.second.guard.Check(); });
   const auto deadline = steady_clock::now() + limit;
-  Step step{"lock", GpuState::kRunning, GpuState::kLocked, nullptr, nullptr};
+  Step step{"lock", GpuState::kRunning, GpuState::kLocked, nullptr, nullptr, nullptr};
   step.run = [&](Known& known) -> Result<void> {
     // Rounded up and never 0, which would mean "for ever" to a driver.
     const auto left = std::chrono::ceil<milliseconds>(deadline - steady_clock::now());
@@ -153,6 +160,8 @@ Result<void> DeviceSession::Lock(std::span<const pid_t> processes, milliseconds 
     return backend_->Lock(known.guard.pid(), left);
   };
   step.undo = [&](Known& known) { return backend_->Unlock(known.guard.pid()); };
+  // Not less than the call had that is to be waited for.
+  step.settle = [&](Known& known) { return backend_->Lock(known.guard.pid(), limit); };
   return AllOrNone(Ascending(processes), Entry::kFirst, step);
 }
 
@@ -204,11 +213,34 @@ Result<void> DeviceSession::CheckRoom(const std::vector<Known*>& processes, std:
   return Ok();
 }
 
+Result<void> DeviceSession::CheckLanding(const Known& known, std::span<const GpuPair> map,
+                                         std::span<const GpuFacts> before) {
+  const std::vector<GpuFacts> after = GPUMIG_TRY(backend_->Devices());
+  for (const GpuPair& pair : map) {
+    const auto held = known.held_bytes.find(pair.old_uuid);
+    const GpuFacts* then = Find(before, pair.new_uuid);
+    const GpuFacts* now = Find(after, pair.new_uuid);
+    if (held == known.held_bytes.end() || then == nullptr || now == nullptr) continue;
+    // Others come and go meanwhile; half of it is beyond doubt.
+    if (now->free_bytes + held->second / 2 <= then->free_bytes) continue;
+    return MakeError(ErrorCode::kInternal,
+                     "{} of {} were to go to {}, whose free memory is as before: the driver ignored the map",
+                     Gibibytes(held->second), pair.old_uuid, pair.new_uuid)
+        .WithNextStep("restore onto the same GPUs, or with another driver");
+  }
+  return Ok();
+}
+
 Result<void> DeviceSession::RestoreOne(Known& known, std::span<const GpuPair> map) {
+  const bool moves = std::ranges::any_of(map, [&](const GpuPair& pair) {
+    return pair.old_uuid != pair.new_uuid && known.held_bytes.contains(pair.old_uuid);
+  });
+  std::vector<GpuFacts> before;
+  if (moves) before = GPUMIG_TRY(backend_->Devices());
   Result<void> restored = backend_->Restore(known.guard.pid(), map);
   if (restored) {
     known.ran_out_of_memory = false;
-    return restored;
+    return moves ? CheckLanding(known, map, before) : restored;
   }
   const ErrorCode code = restored.error().code();
   // Source: cuda-checkpoint issue 44: after one restore that ran out of memory, each further one fails, for ever.
@@ -231,7 +263,7 @@ Result<void> DeviceSession::RestoreInPlace(Known& known) {
 
 Result<std::uint64_t> DeviceSession::Checkpoint(std::span<const pid_t> processes) {
   std::uint64_t bytes = 0;
-  Step step{"checkpoint", GpuState::kLocked, GpuState::kCheckpointed, nullptr, nullptr};
+  Step step{"checkpoint", GpuState::kLocked, GpuState::kCheckpointed, nullptr, nullptr, nullptr};
   step.run = [&](Known& known) { return CheckpointOne(known, &bytes); };
   step.undo = [&](Known& known) { return RestoreInPlace(known); };
   GPUMIG_TRY(AllOrNone(Ascending(processes), Entry::kLater, step));
@@ -247,7 +279,7 @@ Result<void> DeviceSession::Restore(std::span<const pid_t> processes, std::span<
   for (const pid_t process : order)
     all.push_back(GPUMIG_TRY(Enter(process, Entry::kFirst), "restore process {}", process));
   GPUMIG_TRY(CheckRoom(all, map, gpus), "restore");
-  Step step{"restore", GpuState::kCheckpointed, GpuState::kLocked, nullptr, nullptr};
+  Step step{"restore", GpuState::kCheckpointed, GpuState::kLocked, nullptr, nullptr, nullptr};
   step.run = [&](Known& known) { return RestoreOne(known, map); };
   step.undo = [&](Known& known) { return CheckpointOne(known, nullptr); };
   return AllOrNone(order, Entry::kFirst, step);
@@ -256,7 +288,7 @@ Result<void> DeviceSession::Restore(std::span<const pid_t> processes, std::span<
 Result<void> DeviceSession::Unlock(std::span<const pid_t> processes) {
   std::vector<pid_t> order = Ascending(processes);
   std::ranges::reverse(order);
-  Step step{"unlock", GpuState::kLocked, GpuState::kRunning, nullptr, nullptr};
+  Step step{"unlock", GpuState::kLocked, GpuState::kRunning, nullptr, nullptr, nullptr};
   step.run = [&](Known& known) { return backend_->Unlock(known.guard.pid()); };
   step.undo = [&](Known& known) { return backend_->Lock(known.guard.pid(), kRelockLimit); };
   GPUMIG_TRY(AllOrNone(order, Entry::kLater, step));

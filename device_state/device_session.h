@@ -25,6 +25,10 @@ namespace gpumig {
 // - No restore is tried without room for it: the driver loses a process whose restore once ran out of memory. Source:
 //   cuda-checkpoint issue 44. How much room is known for processes that this object captured; for others, SolveMap()'s
 //   `wanted` is where to say it.
+// - A call under which the driver's process died (kUnavailable) may still go on in the workload: it is waited for, and
+//   taken back as any other that failed.
+// - After a restore onto other GPUs, their memory is asked for: a driver that ignores the map says nothing. Source:
+//   gvisor issue 14817.
 // - A pid that has come to mean another process is never acted on.
 //
 // Checkpoint() gives the growth of the processes' anonymous memory, as /proc says it: the driver tells no number.
@@ -59,6 +63,9 @@ class DeviceSession : public DevicePort {
     GpuState to;
     std::function<Result<void>(Known&)> run;
     std::function<Result<void>(Known&)> undo;
+    // Where run() fails with kUnavailable: waits until the driver is done with that call, whatever comes of it. Empty:
+    // run() itself, for a driver takes one call of a process after the other.
+    std::function<Result<void>(Known&)> settle;
   };
   enum class Entry { kFirst, kLater };
 
@@ -74,6 +81,7 @@ class DeviceSession : public DevicePort {
   Result<void> CheckpointOne(Known& known, std::uint64_t* bytes);
   Result<void> RestoreOne(Known& known, std::span<const GpuPair> map);
   Result<void> RestoreInPlace(Known& known);
+  Result<void> CheckLanding(const Known& known, std::span<const GpuPair> map, std::span<const GpuFacts> before);
   Result<void> CheckRoom(const std::vector<Known*>& processes, std::span<const GpuPair> map,
                          std::span<const GpuFacts> gpus) const;
 

@@ -59,6 +59,9 @@ Result<std::vector<GpuPair>> AsAsked(std::span<const GpuFacts> wanted, std::span
   return map;
 }
 
+// Beyond what one host has; the search grows with the fourth power.
+constexpr std::size_t kMostToExchange = 32;
+
 using Pointers = std::vector<const GpuFacts*>;
 
 // Those that need most, to those that have most free: where any assignment of these works, this one does. Ties go by
@@ -96,6 +99,53 @@ void KeepEqualOnes(Pointers& wanted, Pointers& have, std::vector<GpuPair>& map) 
   }
 }
 
+// How many pairs of neighbours (GPUs next to one NUMA node) of the job are torn apart by giving wanted[i] have[i].
+int TornApart(const Pointers& wanted, const Pointers& have) {
+  int torn = 0;
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    for (std::size_t j = 0; j < i; ++j) {
+      const bool were_close = wanted[i]->numa_node >= 0 && wanted[i]->numa_node == wanted[j]->numa_node;
+      const bool are_known = have[i]->numa_node >= 0 && have[j]->numa_node >= 0;
+      if (were_close && are_known && have[i]->numa_node != have[j]->numa_node) ++torn;
+    }
+  }
+  return torn;
+}
+
+// Exchanges GPUs, also with ones that are left over, while that keeps more neighbours together and all fit. `have` may
+// be longer than `wanted`. Ends: each round tears less apart.
+void KeepNeighbours(const Pointers& wanted, Pointers& have) {
+  if (have.size() > kMostToExchange) return;
+  int torn = TornApart(wanted, have);
+  for (bool better = torn > 0; better;) {
+    better = false;
+    for (std::size_t i = 0; i < wanted.size() && !better; ++i) {
+      for (std::size_t j = i + 1; j < have.size() && !better; ++j) {
+        std::swap(have[i], have[j]);
+        const bool fits = have[i]->free_bytes >= NeededBytes(*wanted[i]) &&
+                          (j >= wanted.size() || have[j]->free_bytes >= NeededBytes(*wanted[j]));
+        const int now = fits ? TornApart(wanted, have) : torn;
+        better = now < torn;
+        if (better) {
+          torn = now;
+        } else {
+          std::swap(have[i], have[j]);
+        }
+      }
+    }
+  }
+}
+
+// For a person: which neighbours are kept.
+std::string NeighboursOf(std::size_t place, const Pointers& wanted, const Pointers& have) {
+  std::string kept;
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    if (i == place || wanted[i]->numa_node < 0 || wanted[i]->numa_node != wanted[place]->numa_node) continue;
+    if (have[i]->numa_node == have[place]->numa_node) kept += (kept.empty() ? "" : ", ") + wanted[i]->uuid;
+  }
+  return kept.empty() ? "" : fmt::format(", on NUMA node {} with its neighbour {}", have[place]->numa_node, kept);
+}
+
 Result<void> SolveChip(const std::string& chip, Pointers wanted, Pointers have, std::vector<GpuPair>& map) {
   if (have.size() < wanted.size()) {
     return MakeError(ErrorCode::kUnsupported, "the job was on {} GPU(s) of type {}, and this host has {}",
@@ -108,10 +158,12 @@ Result<void> SolveChip(const std::string& chip, Pointers wanted, Pointers have, 
                      Gibibytes(NeededBytes(*gpu)), gpu->uuid, chip);
   }
   KeepEqualOnes(wanted, have, map);
+  KeepNeighbours(wanted, have);
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     map.push_back({wanted[i]->uuid, have[i]->uuid,
-                   fmt::format("a {} as well, with {} free of {}", chip, Gibibytes(have[i]->free_bytes),
-                               Gibibytes(have[i]->total_bytes))});
+                   fmt::format("a {} as well, with {} free of {} and {} wanted{}", chip, Gibibytes(have[i]->free_bytes),
+                               Gibibytes(have[i]->total_bytes), Gibibytes(NeededBytes(*wanted[i])),
+                               NeighboursOf(i, wanted, have))});
   }
   return Ok();
 }

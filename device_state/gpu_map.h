@@ -16,8 +16,9 @@ namespace gpumig {
 // free_bytes so.
 //
 // Where `asked` names pairs, those are taken or refused, never changed. Else a GPU that is still the same one (equal
-// UUID) comes first, where that leaves room for all; then those that need most get those with most free. It finds a map
-// whenever there is one, and the same one each time.
+// UUID) comes first, where that leaves room for all; then those that need most get those with most free; then GPUs are
+// exchanged while that keeps more of them beside the neighbours that they had (those next to the same NUMA node). It
+// finds a map whenever there is one, and the same one each time. Each pair says why.
 //
 // Errors: as DevicePort::SolveMap() says; also kInvalidArgument where `wanted` names a GPU twice.
 Result<std::vector<GpuPair>> SolveGpuMap(std::span<const GpuFacts> wanted, std::span<const GpuFacts> have,

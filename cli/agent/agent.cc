@@ -67,7 +67,7 @@ Result<void> Agent::Open() {
   }
   GPUMIG_TRY(MakeDirectories(config_.site.runtime_directory));
   GPUMIG_TRY(MakeDirectories(config_.site.state_directory));
-  composition_ = GPUMIG_TRY(Compose(config_.site));
+  composition_ = GPUMIG_TRY(Compose(config_.site, DriverHold::kOffered));
   composition_.device = std::make_unique<SerialisedDevicePort>(std::move(composition_.device));
   composition_.context.device = composition_.device.get();
   incoming_ = std::make_unique<Incoming>(config_, composition_.context);

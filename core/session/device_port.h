@@ -21,6 +21,7 @@ struct GpuFacts {
   std::string pci_bus_id;  // "0000:65:00.0"
   std::uint64_t total_bytes = 0;
   std::uint64_t free_bytes = 0;
+  int numa_node = -1;  // of the host memory next to it; -1: not known
 };
 
 // State captured on `old_uuid` goes to `new_uuid`; `why` is one line for a person.

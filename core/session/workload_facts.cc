@@ -21,7 +21,8 @@ Json GpuToJson(const GpuFacts& gpu) {
           {"chip", gpu.chip},
           {"pci_bus_id", gpu.pci_bus_id},
           {"total_bytes", gpu.total_bytes},
-          {"free_bytes", gpu.free_bytes}};
+          {"free_bytes", gpu.free_bytes},
+          {"numa_node", gpu.numa_node}};
 }
 
 Result<GpuFacts> GpuFromJson(const Json& json) {
@@ -31,6 +32,11 @@ Result<GpuFacts> GpuFromJson(const Json& json) {
   gpu.pci_bus_id = GPUMIG_TRY(StringMember(json, "pci_bus_id"));
   gpu.total_bytes = GPUMIG_TRY(UnsignedMember(json, "total_bytes"));
   gpu.free_bytes = GPUMIG_TRY(UnsignedMember(json, "free_bytes"));
+  // Older images do not tell it.
+  if (json.contains("numa_node")) {
+    gpu.numa_node =
+        static_cast<int>(std::clamp<std::int64_t>(GPUMIG_TRY(IntegerMember(json, "numa_node")), -1, 1 << 16));
+  }
   return gpu;
 }
 

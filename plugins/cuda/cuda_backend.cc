@@ -61,6 +61,11 @@ Result<GpuFacts> CudaBackend::Facts(int ordinal) {
   facts.chip = name.data();
   facts.pci_bus_id = bus_id.data();
   facts.total_bytes = total;
+  int node = -1;
+  if (cuda_.device_get_attribute != nullptr &&
+      cuda_.device_get_attribute(&node, cuda_abi::CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID, device) == CUDA_SUCCESS) {
+    facts.numa_node = node;
+  }
   facts.free_bytes = GPUMIG_TRY(FreeBytes(facts.uuid, device));
   return facts;
 }
@@ -139,7 +144,14 @@ Result<void> CudaBackend::Restore(pid_t process, std::span<const GpuPair> map) {
     return MakeError(ErrorCode::kUnsupported,
                      "this driver restores onto the same GPUs only; others need driver 580 or newer");
   }
-  return Checked(cuda_.checkpoint_restore(process, &arguments), "cuCheckpointProcessRestore");
+  CUresult result = cuda_.checkpoint_restore(process, &arguments);
+  if (result == cuda_abi::CUDA_ERROR_INVALID_VALUE && in_place && arguments.gpuPairsCount > 0) {
+    // Some drivers refuse every map for a process that did not see all GPUs, also one that moves nothing. Source:
+    // cuda-checkpoint issues 35 and 46. Without a map state goes back to where it was.
+    arguments = {};
+    result = cuda_.checkpoint_restore(process, &arguments);
+  }
+  return Checked(result, "cuCheckpointProcessRestore");
 }
 
 Result<void> CudaBackend::Unlock(pid_t process) {

@@ -38,6 +38,13 @@ class Resolver {
     static_assert(sizeof(function) == sizeof(address));
     std::memcpy(&function, &address, sizeof(function));
   }
+  // One that we can do without.
+  template <typename Function>
+  void FindOptional(Function*& function, const char* name, int version) {
+    const std::string before = missing_;
+    Find(function, name, version);
+    missing_ = before;
+  }
   const std::string& missing() const { return missing_; }
 
  private:
@@ -84,6 +91,7 @@ Result<void> CudaLibrary::LookUp() {
   resolver.Find(f.device_get_name, "cuDeviceGetName", 2000);
   resolver.Find(f.device_get_uuid, "cuDeviceGetUuid", 11040);
   resolver.Find(f.device_get_pci_bus_id, "cuDeviceGetPCIBusId", 4010);
+  resolver.FindOptional(f.device_get_attribute, "cuDeviceGetAttribute", 2000);
   resolver.Find(f.device_total_mem, "cuDeviceTotalMem", 3020);
   resolver.Find(f.primary_context_retain, "cuDevicePrimaryCtxRetain", 7000);
   resolver.Find(f.primary_context_release, "cuDevicePrimaryCtxRelease", 11000);

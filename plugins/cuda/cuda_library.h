@@ -22,6 +22,7 @@ struct CudaFunctions {
   CUresult (*device_get_name)(char*, int, cuda_abi::CUdevice) = nullptr;
   CUresult (*device_get_uuid)(cuda_abi::CUuuid*, cuda_abi::CUdevice) = nullptr;
   CUresult (*device_get_pci_bus_id)(char*, int, cuda_abi::CUdevice) = nullptr;
+  CUresult (*device_get_attribute)(int*, cuda_abi::CUdevice_attribute, cuda_abi::CUdevice) = nullptr;  // may be null
   CUresult (*device_total_mem)(std::size_t*, cuda_abi::CUdevice) = nullptr;
   CUresult (*primary_context_retain)(cuda_abi::CUcontext*, cuda_abi::CUdevice) = nullptr;
   CUresult (*primary_context_release)(cuda_abi::CUdevice) = nullptr;

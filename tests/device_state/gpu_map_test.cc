@@ -30,7 +30,7 @@ TEST(GpuMapTest, TakesTheEqualChipWithMostFreeMemory) {
   const auto map = SolveGpuMap(wanted, have, {});
   ASSERT_THAT(map, IsOk());
   EXPECT_THAT(NewUuids(map), ElementsAre("c"));
-  EXPECT_EQ(map->front().why, "a H200 as well, with 139.00 GiB free of 140.00 GiB");
+  EXPECT_EQ(map->front().why, "a H200 as well, with 139.00 GiB free of 140.00 GiB and 40.00 GiB wanted");
 }
 
 TEST(GpuMapTest, PrefersTheSameGpuOverAnEmptierOne) {
@@ -45,6 +45,35 @@ TEST(GpuMapTest, GivesTheSameGpuAwayWhereOnlyItHasRoomForAnother) {
   const std::vector<GpuFacts> wanted = {Gpu("x", "H200", 140, 139), Gpu("y", "H200", 140, 40)};
   const std::vector<GpuFacts> have = {Gpu("x", "H200", 140, 120), Gpu("z", "H200", 140, 10)};
   EXPECT_THAT(NewUuids(SolveGpuMap(wanted, have, {})), ElementsAre("z", "x"));
+}
+
+GpuFacts GpuAt(std::string uuid, int numa_node, std::uint64_t free_gib = 100) {
+  GpuFacts gpu = Gpu(std::move(uuid), "H200", 140, free_gib);
+  gpu.numa_node = numa_node;
+  return gpu;
+}
+
+TEST(GpuMapTest, KeepsNeighboursTogetherAndSaysSo) {
+  const std::vector<GpuFacts> wanted = {GpuAt("w0", 0), GpuAt("w1", 0), GpuAt("w2", 1), GpuAt("w3", 1)};
+  const std::vector<GpuFacts> have = {GpuAt("a0", 0), GpuAt("b1", 1), GpuAt("c0", 0), GpuAt("d1", 1)};
+  const auto map = SolveGpuMap(wanted, have, {});
+  ASSERT_THAT(map, IsOk());
+  const std::vector<std::string> uuids = NewUuids(map);
+  EXPECT_EQ(uuids[0].back(), uuids[1].back());
+  EXPECT_EQ(uuids[2].back(), uuids[3].back());
+  EXPECT_NE(map->front().why.find("with its neighbour w1"), std::string::npos) << map->front().why;
+}
+
+TEST(GpuMapTest, TakesAGpuThatIsLeftOverToKeepNeighboursTogether) {
+  const std::vector<GpuFacts> wanted = {GpuAt("w0", 0), GpuAt("w1", 0)};
+  const std::vector<GpuFacts> have = {GpuAt("a0", 0, 120), GpuAt("b1", 1, 110), GpuAt("c0", 0, 100)};
+  EXPECT_THAT(NewUuids(SolveGpuMap(wanted, have, {})), ElementsAre("a0", "c0"));
+}
+
+TEST(GpuMapTest, RoomBeatsNeighbours) {
+  const std::vector<GpuFacts> wanted = {GpuAt("w0", 0), GpuAt("w1", 0)};
+  const std::vector<GpuFacts> have = {GpuAt("a0", 0, 120), GpuAt("b1", 1, 110), GpuAt("c0", 0, 10)};
+  EXPECT_THAT(NewUuids(SolveGpuMap(wanted, have, {})), ElementsAre("a0", "b1"));
 }
 
 TEST(GpuMapTest, KeepsTheOrderOfTheWantedAcrossChips) {
