@@ -19,6 +19,16 @@ CommandOutcome RunWorkload(const RunArguments& arguments);
 
 CommandOutcome ListWorkloads();
 
+struct PreflightArguments {
+  std::string workload;
+  std::vector<std::string> gpu_map;  // "OLD=NEW"
+};
+CommandOutcome Preflight(const PreflightArguments& arguments);
+
+// "OLD=NEW" for each GPU.
+Result<std::vector<GpuPair>> ParseGpuMap(const std::vector<std::string>& texts);
+Json GpuMapToJson(const std::vector<GpuPair>& map);
+
 struct CheckpointArguments {
   std::string workload;
   std::filesystem::path image;

@@ -42,6 +42,13 @@ void AddLocalCommands(CLI::App& app, Command& chosen) {
                   "File for its stdout and stderr; default: one in the state directory, which travels along");
   sub->add_option("command", run->command, "The command and its arguments, after --")->required();
 
+  auto preflight = std::make_shared<PreflightArguments>();
+  sub = AddCommand(app, chosen, "preflight", "Whether a workload could be captured now, and what it would take",
+                   [preflight] { return Preflight(*preflight); });
+  sub->add_option("workload", preflight->workload, "Name, pid or cgroup path")->required();
+  sub->add_option("--gpu-map", preflight->gpu_map, "OLD-UUID=NEW-UUID for every GPU; default: chosen and explained")
+      ->delimiter(',');
+
   auto checkpoint = std::make_shared<CheckpointArguments>();
   sub = AddCommand(app, chosen, "checkpoint", "Put a workload into an image",
                    [checkpoint] { return Checkpoint(*checkpoint); });

@@ -5,6 +5,7 @@
 
 #include "cli/composition.h"
 #include "cli/local_commands.h"
+#include "cli/soft_gpu.h"
 #include "core/base/file.h"
 #include "core/host/holder.h"
 #include "core/host/process.h"
@@ -30,18 +31,16 @@ Result<std::string> ChooseName(WorkloadRegistry& registry, const RunArguments& a
   return name;
 }
 
-Result<std::vector<std::pair<std::string, std::string>>> GpuEnvironment(const std::string& gpu) {
+Result<std::vector<std::pair<std::string, std::string>>> GpuEnvironment(const std::string& gpu, pid_t& softgpud) {
   std::vector<std::pair<std::string, std::string>> environment;
-  const std::filesystem::path soft = SoftGpuLibrary();
   if (gpu == "soft") {
-    if (soft.empty()) {
-      return MakeError(ErrorCode::kNotFound, "the software GPU's driver library is not installed")
-          .WithNextStep("install gpumig whole (cmake --install)");
-    }
+    const SoftGpu soft = GPUMIG_TRY(EnsureSoftGpu());
+    softgpud = soft.started_daemon;
     const char* before = std::getenv("LD_LIBRARY_PATH");
-    environment.emplace_back("LD_LIBRARY_PATH", before == nullptr
-                                                    ? soft.parent_path().string()
-                                                    : fmt::format("{}:{}", soft.parent_path().string(), before));
+    const std::string directory = soft.library_directory;
+    environment.emplace_back("LD_LIBRARY_PATH",
+                             before == nullptr ? directory : fmt::format("{}:{}", directory, before));
+    environment.emplace_back("SOFTGPU_SOCKET", soft.socket);
   } else if (gpu == "none") {
     environment.emplace_back("CUDA_VISIBLE_DEVICES", "");
   }
@@ -55,7 +54,7 @@ Result<pid_t> OuterPid(const Cgroup& tree, pid_t inner) {
   return MakeError(ErrorCode::kFailedPrecondition, "it ended at once");
 }
 
-Result<Workload> Run(const RunArguments& arguments) {
+Result<Workload> Run(const RunArguments& arguments, pid_t& softgpud) {
   GPUMIG_TRY(CheckRoot());
   const Site site = Site::FromEnvironment();
   WorkloadRegistry registry(site);
@@ -76,7 +75,7 @@ Result<Workload> Run(const RunArguments& arguments) {
 
   Holder::Command command;
   command.arguments = arguments.command;
-  command.environment = GPUMIG_TRY(GpuEnvironment(arguments.gpu));
+  command.environment = GPUMIG_TRY(GpuEnvironment(arguments.gpu, softgpud));
   command.output_fd = output_fd.get();
   command.error_fd = output_fd.get();
   Cgroup all = GPUMIG_TRY(Cgroup::Create(workload.cgroup));
@@ -104,11 +103,16 @@ Result<Workload> Run(const RunArguments& arguments) {
 }  // namespace
 
 CommandOutcome RunWorkload(const RunArguments& arguments) {
-  const Result<Workload> workload = Run(arguments);
+  pid_t softgpud = -1;
+  const Result<Workload> workload = Run(arguments, softgpud);
   if (!workload) return Refusal(workload.error());
   CommandOutcome outcome;
   outcome.json = {{"name", workload->name}, {"pid", workload->root}, {"output_file", workload->output_file.string()}};
   outcome.text = fmt::format("{} runs as process {}\n", workload->name, workload->root);
+  if (softgpud > 0) {
+    outcome.json["started_softgpud"] = softgpud;
+    outcome.text += fmt::format("started the software GPU's daemon, process {}\n", softgpud);
+  }
   if (!workload->output_file.empty())
     outcome.text += fmt::format("its output goes to {}\n", workload->output_file.string());
   return outcome;

@@ -5,7 +5,6 @@
 #include "core/session/workload_control.h"
 
 namespace gpumig {
-namespace {
 
 Result<std::vector<GpuPair>> ParseGpuMap(const std::vector<std::string>& texts) {
   std::vector<GpuPair> map;
@@ -19,11 +18,13 @@ Result<std::vector<GpuPair>> ParseGpuMap(const std::vector<std::string>& texts) 
   return map;
 }
 
-Json MapToJson(const std::vector<GpuPair>& map) {
+Json GpuMapToJson(const std::vector<GpuPair>& map) {
   Json json = Json::array();
   for (const GpuPair& pair : map) json.push_back({{"old", pair.old_uuid}, {"new", pair.new_uuid}, {"why", pair.why}});
   return json;
 }
+
+namespace {
 
 std::string PartsToText(const std::vector<TimedPart>& parts) {
   std::string text;
@@ -112,7 +113,7 @@ CommandOutcome Restore(const RestoreArguments& arguments) {
   outcome.json = {{"name", report.workload.name},
                   {"pid", report.workload.root},
                   {"image_digest", report.image_digest},
-                  {"gpu_map", MapToJson(report.gpu_map)},
+                  {"gpu_map", GpuMapToJson(report.gpu_map)},
                   {"downtime_ms", Milliseconds(report.total)},
                   {"downtime_parts_ms", PartsToJson(report.parts)},
                   {"total_ms", Milliseconds(report.total)},

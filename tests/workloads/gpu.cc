@@ -7,17 +7,18 @@
 #include <cstdlib>
 #include <cstring>
 
-Gpu::Gpu(const char* ptx) {
+Gpu::Gpu(const char* ptx, int ordinal) {
   LoadFunctions();
   cuda_abi::CUdevice device = 0;
-  cuda_abi::CUcontext context = nullptr;
   Check(init_(0), "cuInit");
-  Check(device_get_(&device, 0), "cuDeviceGet");
-  Check(retain_(&context, device), "cuDevicePrimaryCtxRetain");
-  Check(set_current_(context), "cuCtxSetCurrent");
+  Check(device_get_(&device, ordinal), "cuDeviceGet");
+  Check(retain_(&context_, device), "cuDevicePrimaryCtxRetain");
+  Check(set_current_(context_), "cuCtxSetCurrent");
   Check(load_data_(&module_, ptx), "cuModuleLoadData");
   Check(create_stream_(&stream_, cuda_abi::CU_STREAM_NON_BLOCKING), "cuStreamCreate");
 }
+
+void Gpu::Select() { Check(set_current_(context_), "cuCtxSetCurrent"); }
 
 void Gpu::LoadFunctions() {
   void* const library = dlopen("libcuda.so.1", RTLD_NOW);

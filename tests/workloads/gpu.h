@@ -13,8 +13,10 @@ class Gpu {
  public:
   using Pointer = cuda_abi::CUdeviceptr;
 
-  // Device 0, with the kernels of `ptx`.
-  explicit Gpu(const char* ptx);
+  // Device `ordinal`, with the kernels of `ptx`.
+  explicit Gpu(const char* ptx, int ordinal = 0);
+  // Makes it the calling thread's; the one that was made last is already.
+  void Select();
 
   Pointer Allocate(std::size_t bytes);
   void Write(Pointer to, const void* from, std::size_t bytes);
@@ -60,6 +62,7 @@ class Gpu {
   cuda_abi::fn::cuStreamCreate* create_stream_ = nullptr;
   cuda_abi::fn::cuStreamSynchronize* synchronize_ = nullptr;
   cuda_abi::fn::cuLaunchKernel* launch_ = nullptr;
+  cuda_abi::CUcontext context_ = nullptr;
   cuda_abi::CUmodule module_ = nullptr;
   cuda_abi::CUstream stream_ = nullptr;
   std::vector<Named> functions_;
