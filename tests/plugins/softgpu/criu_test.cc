@@ -32,9 +32,19 @@ std::string FindCriu() {
   return {};
 }
 
-int RunProgram(const std::vector<std::string>& arguments) {
+// CRIU's own CUDA plugin, of the same build as CRIU. Empty: not there.
+std::string FindPluginDirectory() {
+  for (const char* path : {"/opt/gpumig/criu/lib/criu", "/usr/local/lib/criu", "/usr/lib/criu"}) {
+    if (access((std::string(path) + "/cuda_plugin.so").c_str(), R_OK) == 0) return path;
+  }
+  return {};
+}
+
+int RunProgram(const std::vector<std::string>& arguments,
+               const std::vector<std::pair<std::string, std::string>>& environment = {}) {
   const pid_t pid = fork();
   if (pid == 0) {
+    for (const auto& [name, value] : environment) setenv(name.c_str(), value.c_str(), 1);
     std::vector<char*> argv;
     for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
     argv.push_back(nullptr);
@@ -187,6 +197,85 @@ TEST_F(SoftGpuCriuTest, AJobMovesToAnotherDaemonThroughAnImage) {
   EXPECT_EQ(status, 0);
   job_ = -1;
   EXPECT_TRUE(b.WaitUntilUnused());
+}
+
+// What CRIU and its plugin do with NVIDIA's driver and tool, they do with these: with every thread of the process
+// stopped but the restore thread, and with no help of ours.
+class CriuPluginTest : public SoftGpuCriuTest {
+ protected:
+  void SetUp() override {
+    SoftGpuCriuTest::SetUp();
+    if (IsSkipped() || HasFatalFailure()) return;
+    plugins_ = FindPluginDirectory();
+    GPUMIG_NEEDS("criu-cuda-plugin", !plugins_.empty(), "needs CRIU's cuda_plugin.so (scripts/bootstrap builds it)");
+  }
+
+  // Source: CRIU's fault-injection.h: 138 has the plugin work without /proc/driver/nvidia.
+  int Criu(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), criu_);
+    arguments.insert(arguments.end(), {"-L", plugins_, "-D", directory_ + "/image", "-v4"});
+    return RunProgram(arguments, {{"CRIU_FAULT", "138"},
+                                  {"PATH", std::string(CUDA_CHECKPOINT_DIRECTORY) + ":/usr/bin:/bin"},
+                                  {"LD_LIBRARY_PATH", SOFTGPU_LIBRARY_DIRECTORY},
+                                  {"SOFTGPU_SOCKET", socket_}});
+  }
+
+  std::string plugins_;
+};
+
+TEST_F(CriuPluginTest, CriuAndItsOwnPluginMoveAJobToAnotherDaemon) {
+  const std::string log = directory_ + "/trace";
+  const std::string undisturbed = directory_ + "/undisturbed";
+  SoftNode a({"memory=64MiB,uuid=" + TestUuid(1)});
+  PointAt(a);
+  StartJob(undisturbed);
+  ASSERT_TRUE(WaitForLines(undisturbed, kSteps));
+  waitpid(job_, nullptr, 0);
+  StartJob(log);
+  const pid_t pid = job_;
+  ASSERT_TRUE(WaitForLines(log, 5));
+  ASSERT_EQ(Criu({"dump", "-t", std::to_string(pid), "-o", "dump.log"}), 0) << ReadText(directory_ + "/image/dump.log");
+  EXPECT_NE(ReadText(directory_ + "/image/dump.log").find("cuda_plugin: Checkpointing CUDA devices"),
+            std::string::npos);
+  waitpid(pid, nullptr, 0);
+  job_ = -1;
+  EXPECT_EQ(a.used_bytes(), 0);
+  EXPECT_LT(ReadLines(log).size(), static_cast<std::size_t>(kSteps));
+
+  SoftNode b({"memory=64MiB,uuid=" + TestUuid(1)});  // The plugin gives no map.
+  PointAt(b);
+  ASSERT_EQ(Criu({"restore", "-d", "-o", "restore.log"}), 0) << ReadText(directory_ + "/image/restore.log");
+  job_ = pid;
+  ASSERT_TRUE(WaitForLines(log, kSteps));
+  EXPECT_EQ(ReadLines(log), ReadLines(undisturbed));
+  int status = -1;
+  EXPECT_EQ(waitpid(pid, &status, 0), pid);
+  EXPECT_EQ(status, 0);
+  job_ = -1;
+}
+
+TEST_F(CriuPluginTest, ADumpThatLeavesItRunningPutsItsStateBack) {
+  const std::string log = directory_ + "/trace";
+  SoftNode node({"memory=64MiB,uuid=" + TestUuid(1)});
+  PointAt(node);
+  StartJob(log);
+  ASSERT_TRUE(WaitForLines(log, 5));
+  ASSERT_EQ(Criu({"dump", "-R", "-t", std::to_string(job_), "-o", "dump.log"}), 0)
+      << ReadText(directory_ + "/image/dump.log");
+  EXPECT_TRUE(WaitForLines(log, kSteps));
+}
+
+TEST_F(CriuPluginTest, ALockThatTimesOutFailsTheDumpAndTheJobRunsOn) {
+  const std::string log = directory_ + "/trace";
+  SoftNode node({"memory=64MiB,uuid=" + TestUuid(1)});
+  PointAt(node);
+  StartJob(log);
+  ASSERT_TRUE(WaitForLines(log, 5));
+  node.Ctl("fault set F13");
+  EXPECT_NE(Criu({"dump", "--timeout", "1", "-t", std::to_string(job_), "-o", "dump.log"}), 0);
+  EXPECT_NE(ReadText(directory_ + "/image/dump.log").find("PAUSE_DEVICES failed"), std::string::npos);
+  node.Ctl("fault clear F13");
+  EXPECT_TRUE(WaitForLines(log, kSteps));
 }
 
 }  // namespace
