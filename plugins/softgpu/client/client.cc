@@ -8,9 +8,11 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <new>
 
 #include "plugins/softgpu/client/driver_facts.h"
+#include "plugins/softgpu/client/host_copy.h"
 #include "plugins/softgpu/client/restore_thread.h"
 #include "plugins/softgpu/client/visible_devices.h"
 
@@ -27,22 +29,6 @@ std::atomic<Client*> g_client{nullptr};  // Set once, and to null again in forke
 std::atomic<bool> g_forked{false};
 std::mutex g_start_mutex;  // One cuInit at a time.
 
-}  // namespace
-
-std::uint64_t ReserveAddresses(std::uint64_t bytes) {
-  void* range = mmap(nullptr, bytes + kSpanAlignment, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (range == MAP_FAILED) return 0;
-  const auto begin = reinterpret_cast<std::uint64_t>(range);
-  const std::uint64_t base = (begin + kSpanAlignment - 1) / kSpanAlignment * kSpanAlignment;
-  if (base > begin) munmap(range, base - begin);
-  const std::uint64_t end = begin + bytes + kSpanAlignment;
-  if (end > base + bytes) munmap(reinterpret_cast<void*>(base + bytes), end - (base + bytes));
-  madvise(reinterpret_cast<void*>(base), bytes, MADV_DONTDUMP);
-  return base;
-}
-
-namespace {
-
 // A thread that goes on as long as the process. The program's signal handlers are not for it.
 bool StartThread(void* (*function)(void*), void* argument) {
   sigset_t all;
@@ -58,6 +44,27 @@ bool StartThread(void* (*function)(void*), void* argument) {
 }
 
 }  // namespace
+
+std::uint64_t ReserveAddresses(std::uint64_t bytes, std::uint64_t alignment, std::uint64_t hint) {
+  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  if (hint != 0 && hint % alignment == 0) {
+    void* range = mmap(reinterpret_cast<void*>(hint), bytes, PROT_NONE, kFlags | MAP_FIXED_NOREPLACE, -1, 0);
+    if (reinterpret_cast<std::uint64_t>(range) == hint) {
+      madvise(range, bytes, MADV_DONTDUMP);
+      return hint;
+    }
+    if (range != MAP_FAILED) munmap(range, bytes);
+  }
+  void* range = mmap(nullptr, bytes + alignment, PROT_NONE, kFlags, -1, 0);
+  if (range == MAP_FAILED) return 0;
+  const auto begin = reinterpret_cast<std::uint64_t>(range);
+  const std::uint64_t base = (begin + alignment - 1) / alignment * alignment;
+  if (base > begin) munmap(range, base - begin);
+  const std::uint64_t end = begin + bytes + alignment;
+  if (end > base + bytes) munmap(reinterpret_cast<void*>(base + bytes), end - (base + bytes));
+  madvise(reinterpret_cast<void*>(base), bytes, MADV_DONTDUMP);
+  return base;
+}
 
 Client* Client::Get() { return g_client.load(std::memory_order_acquire); }
 
@@ -127,7 +134,7 @@ CUresult Client::OpenSession() {
     DeviceSlot& slot = link_.devices[open.device_count];
     slot.description = devices.devices[index];
     slot.span_bytes = (slot.description.memory_bytes + kSpanAlignment - 1) / kSpanAlignment * kSpanAlignment;
-    slot.base = ReserveAddresses(slot.span_bytes);
+    slot.base = ReserveAddresses(slot.span_bytes, kSpanAlignment);
     if (slot.base == 0) return cuda_abi::CUDA_ERROR_OUT_OF_MEMORY;
     open.devices[open.device_count++] = {slot.description.uuid, slot.base, slot.span_bytes};
   }
@@ -215,6 +222,13 @@ void Client::AfterForkInChild() {
   munmap(client->control_page_, kControlBytes);
   for (const int fd : client->command_pipe_) close(fd);
   for (const int fd : client->answer_pipe_) close(fd);
+}
+
+bool Client::IsDevice(std::uint64_t address) {
+  if (SlotOf(address) != nullptr || ViewOf(address) != nullptr) return true;
+  const std::lock_guard lock(mutex_);
+  const auto next = ranges_.upper_bound(address);
+  return next != ranges_.begin() && address - std::prev(next)->first < std::prev(next)->second;
 }
 
 const DeviceSlot* Client::SlotOf(std::uint64_t address) const {
@@ -310,15 +324,11 @@ Client::Channel::~Channel() {
   client_.channel_free_.notify_one();
 }
 
-CUresult Client::Channel::Do(Exchange& exchange) {
-  if (*slot_ < 0) return kConnectionLost;
-  if (!DoExchange(*slot_, exchange)) {
-    close(*slot_);
-    *slot_ = -1;
-    return kConnectionLost;
-  }
-  exchange.reply_fds.CloseAll();
-  return static_cast<CUresult>(exchange.reply.result);
+CUresult Client::Channel::Keep(std::optional<CUresult> result) {
+  if (result) return *result;
+  if (*slot_ >= 0) close(*slot_);
+  *slot_ = -1;
+  return kConnectionLost;
 }
 
 void Client::CloseChannels() {
@@ -375,18 +385,15 @@ void Client::DoService(const request::ServiceWait::Reply& item) {
   if (item.kind == request::ServiceWait::Kind::kHostFunction) {
     reinterpret_cast<cuda_abi::CUhostFn>(item.function_or_address)(reinterpret_cast<void*>(item.argument_or_host));
   } else {
-    auto* host = reinterpret_cast<std::byte*>(item.argument_or_host);
-    std::byte* device = Window(item.function_or_address);
-    std::memcpy(item.to_device != 0 ? device : host, item.to_device != 0 ? host : device, item.bytes);
+    // Nobody is there to be told of an error: it was checked when it was added.
+    const HostCopy copy{item.function_or_address, reinterpret_cast<std::byte*>(item.argument_or_host), item.bytes,
+                        item.to_device != 0};
+    CopyPlaced(*this, service_fd_, copy);
   }
   request::ServiceDone done;
   done.turn = item.turn;
   Empty reply;
-  Exchange exchange;
-  exchange.header.op = Op::kServiceDone;
-  exchange.body = std::as_bytes(std::span(&done, 1));
-  exchange.reply_body = std::as_writable_bytes(std::span(&reply, 1));
-  DoExchange(service_fd_, exchange);
+  CallOver(service_fd_, 0, done, reply);
 }
 
 // --- tables ---
@@ -415,6 +422,16 @@ bool Client::FindPinned(std::uint64_t address, std::uint64_t bytes, std::uint64_
   base = next->first;
   pinned = next->second;
   return true;
+}
+
+void Client::AddRange(std::uint64_t base, std::uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  ranges_[base] = bytes;
+}
+
+void Client::RemoveRange(std::uint64_t base) {
+  const std::lock_guard lock(mutex_);
+  ranges_.erase(base);
 }
 
 void Client::AddLayout(Id function, std::span<const ParameterPlace> places) {

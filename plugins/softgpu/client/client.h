@@ -14,12 +14,14 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "plugins/cuda_abi/cuda_abi.h"
 #include "plugins/softgpu/client/control_page.h"
 #include "plugins/softgpu/client/gate.h"
+#include "plugins/softgpu/wire/mapping_requests.h"
 #include "plugins/softgpu/wire/packet.h"
 #include "plugins/softgpu/wire/protocol.h"
 
@@ -46,6 +48,30 @@ struct SessionLink {
   std::uint32_t device_count = 0;
 };
 
+// Sends `request` over `socket` and waits for its reply. Nothing: the daemon has gone.
+template <typename Request>
+std::optional<cuda_abi::CUresult> CallOver(int socket, Id context, const Request& request,
+                                           typename Request::Reply& reply, std::span<const std::byte> payload = {},
+                                           std::span<std::byte>* reply_payload = nullptr, int fd = -1,
+                                           int* reply_fd = nullptr) {
+  Exchange exchange;
+  exchange.header.op = Request::kOp;
+  exchange.header.context = context;
+  exchange.body = std::as_bytes(std::span(&request, 1));
+  exchange.payload = payload;
+  if (fd >= 0) exchange.fds = std::span(&fd, 1);
+  exchange.reply_body = std::as_writable_bytes(std::span(&reply, 1));
+  if (reply_payload != nullptr) exchange.reply_payload = *reply_payload;
+  if (socket < 0 || !DoExchange(socket, exchange)) return std::nullopt;
+  if (reply_payload != nullptr) *reply_payload = exchange.reply_payload;
+  if (reply_fd != nullptr && exchange.reply_fds.count == 1) {
+    *reply_fd = exchange.reply_fds.fds[0];
+  } else {
+    exchange.reply_fds.CloseAll();
+  }
+  return static_cast<cuda_abi::CUresult>(exchange.reply.result);
+}
+
 class Client {
  public:
   // Null until cuInit has succeeded; in a child made by fork(), always null.
@@ -61,9 +87,11 @@ class Client {
   // Whether the node had devices that this process did not see. Used by the restore thread.
   bool hides_devices() const { return node_device_count_ > link_.device_count; }
   std::uint32_t driver_version() const { return driver_version_; }
-  bool IsDevice(std::uint64_t address) const { return SlotOf(address) != nullptr || ViewOf(address) != nullptr; }
-  // REQUIRES: IsDevice(address), and inside the gate.
+  // Of an arena, a view, or a range of AddRange().
+  bool IsDevice(std::uint64_t address);
+  // REQUIRES: of an arena or a view, and inside the gate.
   std::byte* Window(std::uint64_t address) const;
+  std::byte* WindowAt(const MemoryPiece& piece) const { return link_.devices[piece.ordinal].window + piece.offset; }
 
   // Ranges of addresses for another process's device memory; `window` is where its bytes are in this one. The range may
   // be any that is set aside. False: there are too many.
@@ -74,10 +102,10 @@ class Client {
   template <typename Request>
   cuda_abi::CUresult Call(Id context, const Request& request, typename Request::Reply& reply,
                           std::span<const std::byte> payload = {}, std::span<std::byte>* reply_payload = nullptr,
-                          int fd = -1) {
+                          int fd = -1, int* reply_fd = nullptr) {
     const Gate::Pass pass(gate_);
     Channel channel(*this);
-    return channel.Call(context, request, reply, payload, reply_payload, fd);
+    return channel.Call(context, request, reply, payload, reply_payload, fd, reply_fd);
   }
   template <typename Request>
   cuda_abi::CUresult Call(Id context, const Request& request) {
@@ -101,21 +129,12 @@ class Client {
     Channel(const Channel&) = delete;
     Channel& operator=(const Channel&) = delete;
 
+    // `reply_fd`: where the fd goes that the reply brings, the caller's to close; else it is closed.
     template <typename Request>
     cuda_abi::CUresult Call(Id context, const Request& request, typename Request::Reply& reply,
                             std::span<const std::byte> payload = {}, std::span<std::byte>* reply_payload = nullptr,
-                            int fd = -1) {
-      Exchange exchange;
-      exchange.header.op = Request::kOp;
-      exchange.header.context = context;
-      exchange.body = std::as_bytes(std::span(&request, 1));
-      exchange.payload = payload;
-      if (fd >= 0) exchange.fds = std::span(&fd, 1);
-      exchange.reply_body = std::as_writable_bytes(std::span(&reply, 1));
-      if (reply_payload != nullptr) exchange.reply_payload = *reply_payload;
-      const cuda_abi::CUresult result = Do(exchange);
-      if (reply_payload != nullptr) *reply_payload = exchange.reply_payload;
-      return result;
+                            int fd = -1, int* reply_fd = nullptr) {
+      return Keep(CallOver(*slot_, context, request, reply, payload, reply_payload, fd, reply_fd));
     }
 
     template <typename Request>
@@ -127,11 +146,17 @@ class Client {
       exchange.body = std::as_bytes(std::span(&request, 1));
       exchange.fds = fds;
       exchange.reply_body = std::as_writable_bytes(std::span(&reply, 1));
-      return Do(exchange);
+      if (!DoExchange(*slot_, exchange)) return Keep(std::nullopt);
+      exchange.reply_fds.CloseAll();
+      return static_cast<cuda_abi::CUresult>(exchange.reply.result);
     }
 
+    // For a further CallOver(); -1: there is no connection.
+    int socket() const { return *slot_; }
+
    private:
-    cuda_abi::CUresult Do(Exchange& exchange);
+    // Closes the channel if there was no answer.
+    cuda_abi::CUresult Keep(std::optional<cuda_abi::CUresult> result);
 
     Client& client_;
     int* slot_;  // Of client_.channels_.
@@ -155,6 +180,10 @@ class Client {
   // False: nothing pinned begins at `base`.
   bool TakePinned(std::uint64_t base, bool is_ours, Pinned& pinned);
   bool FindPinned(std::uint64_t address, std::uint64_t bytes, std::uint64_t& base, Pinned& pinned);
+
+  // Addresses that are set aside for device memory, beside those of the devices.
+  void AddRange(std::uint64_t base, std::uint64_t bytes);
+  void RemoveRange(std::uint64_t base);
 
   // Where a launch puts its parameters.
   void AddLayout(Id function, std::span<const ParameterPlace> places);
@@ -198,14 +227,16 @@ class Client {
   std::array<int, kMaxChannels> channels_{};  // Those in use are guarded by their users being one each.
   std::array<bool, kMaxChannels> busy_{};
   std::map<std::uint64_t, Pinned> pinned_;
+  std::map<std::uint64_t, std::uint64_t> ranges_;  // Bytes by base.
   std::map<Id, std::vector<ParameterPlace>> layouts_;
   bool service_started_ = false;
   int service_fd_ = -1;  // The service thread's, and in CloseChannels() the restore thread's.
   std::atomic<std::uint32_t> service_state_{0};
 };
 
-// Sets aside a range of addresses that nothing else in this process will get; a host access to it faults. 0: none left.
-std::uint64_t ReserveAddresses(std::uint64_t bytes);
+// A range of addresses that nothing else in this process will get, at a multiple of `alignment` and if possible at
+// `hint`. It holds nothing, so a host access faults. 0: there is none.
+std::uint64_t ReserveAddresses(std::uint64_t bytes, std::uint64_t alignment = kMapGranuleBytes, std::uint64_t hint = 0);
 
 // Connects and says which session the connection belongs to. -1: it cannot be had. Used by the restore thread.
 int ConnectChannel(const SessionLink& link);

@@ -1,4 +1,4 @@
-// Driver entry points: library, devices and contexts.
+// Driver entry points: library and devices.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -7,20 +7,9 @@
 #include "plugins/softgpu/client/entry_points.h"
 
 using namespace cuda_abi;  // Signatures are the interface's own.
-using softgpu::CallDaemon;
 using softgpu::Client;
-using softgpu::CurrentContexts;
-using softgpu::Id;
-using softgpu::ToHandle;
-using softgpu::ToId;
-namespace request = softgpu::request;
 
 namespace softgpu {
-
-ContextStack& CurrentContexts() {
-  thread_local ContextStack stack{};
-  return stack;
-}
 
 namespace {
 
@@ -97,6 +86,8 @@ int Attribute(CUdevice_attribute attribute, const DeviceDescription& device) {
     case CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING:
     case CU_DEVICE_ATTRIBUTE_STREAM_PRIORITIES_SUPPORTED:
     case CU_DEVICE_ATTRIBUTE_HOST_REGISTER_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED:
       return 1;
     default:
       return 0;
@@ -114,34 +105,9 @@ CUresult CopyText(const char* text, char* out, int length) {
   return CUDA_SUCCESS;
 }
 
-CUresult CheckFlags(CUdevice device) { return device < 0 ? CUDA_ERROR_INVALID_DEVICE : CUDA_SUCCESS; }
-
-CUresult CreateContext(CUcontext* context, unsigned flags, CUdevice device) {
-  if (context == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  if (const CUresult checked = CheckFlags(device); checked != CUDA_SUCCESS) return checked;
-  ContextStack& stack = CurrentContexts();
-  if (stack.depth == ContextStack::kMaxDepth) return CUDA_ERROR_OUT_OF_MEMORY;
-  request::ContextCreate create;
-  create.ordinal = static_cast<std::uint32_t>(device);
-  create.flags = flags;
-  request::ContextCreate::Reply reply;
-  const CUresult result = CallDaemon(create, reply);
-  if (result != CUDA_SUCCESS) return result;
-  stack.contexts[stack.depth++] = reply.context;
-  *context = ToHandle<CUcontext>(reply.context);
-  return CUDA_SUCCESS;
-}
-
-CUresult Inspect(Id context, request::ContextInfo::Reply& info) {
-  request::ContextInfo ask;
-  ask.context = context;
-  return CallDaemon(ask, info);
-}
-
 }  // namespace
 }  // namespace softgpu
 
-using softgpu::ContextStack;
 using softgpu::DeviceDescription;
 using softgpu::FindDevice;
 
@@ -267,185 +233,53 @@ CUresult cuDeviceCanAccessPeer(int* can, CUdevice device, CUdevice peer) {
   return CUDA_SUCCESS;
 }
 
-// --- contexts ---
-
-CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
-  if (context == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  request::PrimaryRetain retain;
-  retain.ordinal = static_cast<std::uint32_t>(device);
-  request::PrimaryRetain::Reply reply;
-  const CUresult result = CallDaemon(retain, reply);
-  if (result == CUDA_SUCCESS) *context = ToHandle<CUcontext>(reply.context);
-  return result;
-}
-
-CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device) {
-  request::PrimaryRelease release;
-  release.ordinal = static_cast<std::uint32_t>(device);
-  return CallDaemon(release);
-}
-
-CUresult cuDevicePrimaryCtxGetState(CUdevice device, unsigned* flags, int* active) {
-  if (flags == nullptr || active == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  request::PrimaryState ask;
-  ask.ordinal = static_cast<std::uint32_t>(device);
-  request::PrimaryState::Reply reply;
-  const CUresult result = CallDaemon(ask, reply);
-  *flags = reply.flags;
-  *active = reply.active != 0 ? 1 : 0;
-  return result;
-}
-
-CUresult cuDevicePrimaryCtxReset_v2(CUdevice device) {
-  request::PrimaryReset reset;
-  reset.ordinal = static_cast<std::uint32_t>(device);
-  return CallDaemon(reset);
-}
-
-CUresult cuDevicePrimaryCtxSetFlags_v2(CUdevice device, unsigned flags) {
-  request::PrimarySetFlags set;
-  set.ordinal = static_cast<std::uint32_t>(device);
-  set.flags = flags;
-  return CallDaemon(set);
-}
-
-CUresult cuCtxCreate_v2(CUcontext* context, unsigned flags, CUdevice device) {
-  return softgpu::CreateContext(context, flags, device);
-}
-
-CUresult cuCtxCreate_v4(CUcontext* context, CUctxCreateParams* parameters, unsigned flags, CUdevice device) {
-  if (parameters != nullptr && (parameters->numExecAffinityParams != 0 || parameters->cigParams != nullptr)) {
-    return CUDA_ERROR_NOT_SUPPORTED;
-  }
-  return softgpu::CreateContext(context, flags, device);
-}
-
-CUresult cuCtxDestroy_v2(CUcontext context) {
-  request::ContextDestroy destroy;
-  destroy.context = ToId(context);
-  request::ContextInfo::Reply info;
-  const CUresult known = softgpu::Inspect(destroy.context, info);
-  if (known != CUDA_SUCCESS) return known;
-  if (info.is_primary != 0) return CUDA_ERROR_INVALID_CONTEXT;
-  const CUresult result = CallDaemon(destroy);
-  ContextStack& stack = CurrentContexts();
-  if (result == CUDA_SUCCESS && stack.current() == destroy.context) --stack.depth;
-  return result;
-}
-
-CUresult cuCtxSetCurrent(CUcontext context) {
-  if (Client::Get() == nullptr) return CUDA_ERROR_NOT_INITIALIZED;
-  ContextStack& stack = CurrentContexts();
-  if (context == nullptr) {
-    if (stack.depth > 0) --stack.depth;
-    return CUDA_SUCCESS;
-  }
-  request::ContextInfo::Reply info;
-  const CUresult known = softgpu::Inspect(ToId(context), info);
-  if (known != CUDA_SUCCESS) return known;
-  if (stack.depth == 0) stack.depth = 1;
-  stack.contexts[stack.depth - 1] = ToId(context);
-  return CUDA_SUCCESS;
-}
-
-CUresult cuCtxGetCurrent(CUcontext* context) {
-  if (Client::Get() == nullptr) return CUDA_ERROR_NOT_INITIALIZED;
-  if (context == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  *context = ToHandle<CUcontext>(CurrentContexts().current());
-  return CUDA_SUCCESS;
-}
-
-CUresult cuCtxPushCurrent_v2(CUcontext context) {
-  if (Client::Get() == nullptr) return CUDA_ERROR_NOT_INITIALIZED;
-  ContextStack& stack = CurrentContexts();
-  request::ContextInfo::Reply info;
-  const CUresult known = softgpu::Inspect(ToId(context), info);
-  if (known != CUDA_SUCCESS) return known;
-  if (stack.depth == ContextStack::kMaxDepth) return CUDA_ERROR_OUT_OF_MEMORY;
-  stack.contexts[stack.depth++] = ToId(context);
-  return CUDA_SUCCESS;
-}
-
-CUresult cuCtxPopCurrent_v2(CUcontext* context) {
-  if (Client::Get() == nullptr) return CUDA_ERROR_NOT_INITIALIZED;
-  ContextStack& stack = CurrentContexts();
-  if (stack.depth == 0) return CUDA_ERROR_INVALID_CONTEXT;
-  if (context != nullptr) *context = ToHandle<CUcontext>(stack.current());
-  --stack.depth;
-  return CUDA_SUCCESS;
-}
-
-CUresult cuCtxSynchronize() { return CallDaemon(request::ContextWait{}); }
-
-CUresult cuCtxGetDevice(CUdevice* device) {
-  if (device == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  request::ContextInfo::Reply info;
-  const CUresult result = softgpu::Inspect(CurrentContexts().current(), info);
-  if (result == CUDA_SUCCESS) *device = static_cast<CUdevice>(info.ordinal);
-  return result;
-}
-
-CUresult cuCtxGetFlags(unsigned* flags) {
-  if (flags == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  request::ContextInfo::Reply info;
-  const CUresult result = softgpu::Inspect(CurrentContexts().current(), info);
-  if (result == CUDA_SUCCESS) *flags = info.flags;
-  return result;
-}
-
-CUresult cuCtxGetApiVersion(CUcontext context, unsigned* version) {
-  if (version == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  request::ContextInfo::Reply info;
-  const CUresult result = softgpu::Inspect(context != nullptr ? ToId(context) : CurrentContexts().current(), info);
-  if (result == CUDA_SUCCESS) *version = 3020;
-  return result;
-}
-
-CUresult cuCtxGetId(CUcontext context, unsigned long long* id) {
-  if (id == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  const Id asked = context != nullptr ? ToId(context) : CurrentContexts().current();
-  request::ContextInfo::Reply info;
-  const CUresult result = softgpu::Inspect(asked, info);
-  if (result == CUDA_SUCCESS) *id = asked;
-  return result;
-}
-
-// Limits are taken and forgotten: nothing here runs out of a stack, a FIFO or a heap.
-CUresult cuCtxGetLimit(std::size_t* value, CUlimit limit) {
-  if (value == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  request::ContextInfo::Reply info;
-  const CUresult result = softgpu::Inspect(CurrentContexts().current(), info);
+// Peers do not reach each other: see cuDeviceCanAccessPeer.
+CUresult cuDeviceGetP2PAttribute(int* value, CUdevice_P2PAttribute attribute, CUdevice device, CUdevice peer) {
+  DeviceDescription description;
+  CUresult result = FindDevice(device, description);
+  if (result == CUDA_SUCCESS) result = FindDevice(peer, description);
   if (result != CUDA_SUCCESS) return result;
-  if (limit > CU_LIMIT_MALLOC_HEAP_SIZE) return CUDA_ERROR_UNSUPPORTED_LIMIT;
-  constexpr std::size_t kDefaults[] = {1024, std::size_t{1} << 20, std::size_t{8} << 20};
-  *value = kDefaults[limit];
+  if (device == peer) return CUDA_ERROR_INVALID_DEVICE;
+  const bool is_known = attribute >= CU_DEVICE_P2P_ATTRIBUTE_PERFORMANCE_RANK &&
+                        attribute <= CU_DEVICE_P2P_ATTRIBUTE_CUDA_ARRAY_ACCESS_SUPPORTED;
+  if (value == nullptr || !is_known) return CUDA_ERROR_INVALID_VALUE;
+  *value = 0;
   return CUDA_SUCCESS;
 }
 
-CUresult cuCtxSetLimit(CUlimit limit, std::size_t) {
-  std::size_t ignored = 0;
-  return cuCtxGetLimit(&ignored, limit);
-}
-
-CUresult cuCtxGetStreamPriorityRange(int* least, int* greatest) {
-  request::ContextInfo::Reply info;
-  const CUresult result = softgpu::Inspect(CurrentContexts().current(), info);
+CUresult cuDeviceComputeCapability(int* major, int* minor, CUdevice device) {
+  if (major == nullptr || minor == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  const CUresult result = cuDeviceGetAttribute(major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device);
   if (result != CUDA_SUCCESS) return result;
-  if (least != nullptr) *least = 0;
-  if (greatest != nullptr) *greatest = -5;
+  return cuDeviceGetAttribute(minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device);
+}
+
+CUresult cuDeviceGetProperties(CUdevprop* properties, CUdevice device) {
+  DeviceDescription description;
+  const CUresult result = FindDevice(device, description);
+  if (result != CUDA_SUCCESS) return result;
+  if (properties == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  const auto value = [&](CUdevice_attribute attribute) { return softgpu::Attribute(attribute, description); };
+  properties->maxThreadsPerBlock = value(CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK);
+  properties->maxThreadsDim[0] = value(CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X);
+  properties->maxThreadsDim[1] = value(CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y);
+  properties->maxThreadsDim[2] = value(CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z);
+  properties->maxGridSize[0] = value(CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X);
+  properties->maxGridSize[1] = value(CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y);
+  properties->maxGridSize[2] = value(CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z);
+  properties->sharedMemPerBlock = value(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK);
+  properties->totalConstantMemory = value(CU_DEVICE_ATTRIBUTE_TOTAL_CONSTANT_MEMORY);
+  properties->SIMDWidth = value(CU_DEVICE_ATTRIBUTE_WARP_SIZE);
+  properties->memPitch = value(CU_DEVICE_ATTRIBUTE_MAX_PITCH);
+  properties->regsPerBlock = value(CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_BLOCK);
+  properties->clockRate = value(CU_DEVICE_ATTRIBUTE_CLOCK_RATE);
+  properties->textureAlign = value(CU_DEVICE_ATTRIBUTE_TEXTURE_ALIGNMENT);
   return CUDA_SUCCESS;
 }
 
-CUresult cuCtxSetCacheConfig(CUfunc_cache) {
-  request::ContextInfo::Reply info;
-  return softgpu::Inspect(CurrentContexts().current(), info);
-}
-
-CUresult cuCtxGetCacheConfig(CUfunc_cache* config) {
-  if (config == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  *config = CU_FUNC_CACHE_PREFER_NONE;
-  request::ContextInfo::Reply info;
-  return softgpu::Inspect(CurrentContexts().current(), info);
+// Source: cuDeviceGetLuid is of Windows; elsewhere it is not supported.
+CUresult cuDeviceGetLuid(char*, unsigned*, CUdevice) {
+  return Client::Get() == nullptr ? CUDA_ERROR_NOT_INITIALIZED : CUDA_ERROR_NOT_SUPPORTED;
 }
 
 }  // extern "C"

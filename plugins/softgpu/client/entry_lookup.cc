@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "plugins/softgpu/client/entry_points.h"
+#include "plugins/softgpu/client/unsupported.h"
 
 using namespace cuda_abi;  // Signatures are the interface's own.
 
@@ -15,34 +16,8 @@ using namespace cuda_abi;  // Signatures are the interface's own.
   SOFTGPU_ALIAS(symbol##_##suffix, symbol)
 #include "plugins/cuda_abi/cuda_functions.inc"
 
-SOFTGPU_ALIAS(cuMemAlloc, cuMemAlloc_v2)
-SOFTGPU_ALIAS(cuMemAllocPitch, cuMemAllocPitch_v2)
-SOFTGPU_ALIAS(cuMemFree, cuMemFree_v2)
-SOFTGPU_ALIAS(cuMemGetInfo, cuMemGetInfo_v2)
-SOFTGPU_ALIAS(cuMemGetAddressRange, cuMemGetAddressRange_v2)
-SOFTGPU_ALIAS(cuMemAllocHost, cuMemAllocHost_v2)
-SOFTGPU_ALIAS(cuMemHostRegister, cuMemHostRegister_v2)
-SOFTGPU_ALIAS(cuMemHostGetDevicePointer, cuMemHostGetDevicePointer_v2)
-SOFTGPU_ALIAS(cuMemcpyHtoD, cuMemcpyHtoD_v2)
-SOFTGPU_ALIAS(cuMemcpyDtoH, cuMemcpyDtoH_v2)
-SOFTGPU_ALIAS(cuMemcpyDtoD, cuMemcpyDtoD_v2)
-SOFTGPU_ALIAS(cuMemcpyHtoDAsync, cuMemcpyHtoDAsync_v2)
-SOFTGPU_ALIAS(cuMemcpyDtoHAsync, cuMemcpyDtoHAsync_v2)
-SOFTGPU_ALIAS(cuMemcpyDtoDAsync, cuMemcpyDtoDAsync_v2)
-SOFTGPU_ALIAS(cuMemsetD8, cuMemsetD8_v2)
-SOFTGPU_ALIAS(cuMemsetD16, cuMemsetD16_v2)
-SOFTGPU_ALIAS(cuMemsetD32, cuMemsetD32_v2)
-SOFTGPU_ALIAS(cuDeviceTotalMem, cuDeviceTotalMem_v2)
-SOFTGPU_ALIAS(cuDevicePrimaryCtxRelease, cuDevicePrimaryCtxRelease_v2)
-SOFTGPU_ALIAS(cuDevicePrimaryCtxReset, cuDevicePrimaryCtxReset_v2)
-SOFTGPU_ALIAS(cuDevicePrimaryCtxSetFlags, cuDevicePrimaryCtxSetFlags_v2)
-SOFTGPU_ALIAS(cuCtxCreate, cuCtxCreate_v2)
-SOFTGPU_ALIAS(cuCtxDestroy, cuCtxDestroy_v2)
-SOFTGPU_ALIAS(cuCtxPushCurrent, cuCtxPushCurrent_v2)
-SOFTGPU_ALIAS(cuCtxPopCurrent, cuCtxPopCurrent_v2)
-SOFTGPU_ALIAS(cuStreamDestroy, cuStreamDestroy_v2)
-SOFTGPU_ALIAS(cuEventDestroy, cuEventDestroy_v2)
-SOFTGPU_ALIAS(cuModuleGetGlobal, cuModuleGetGlobal_v2)
+#define CUDA_ABI_ALIAS(name, target, is_same) SOFTGPU_ALIAS(name, target)
+#include "plugins/cuda_abi/cuda_aliases.inc"
 
 namespace softgpu {
 namespace {
@@ -51,6 +26,7 @@ struct EntryPoint {
   const char* symbol;
   const char* base_name;
   int since;
+  bool is_per_thread;  // The flavour whose default stream is the calling thread's own.
   void* address;
 };
 
@@ -61,30 +37,91 @@ void* Address(Function* function) {
 
 // Both flavours of a stream function are one here, see Session::StreamOf().
 const EntryPoint kEntryPoints[] = {
-#define CUDA_ABI_FUNCTION(symbol, base_name, since, ...) {#symbol, #base_name, since, Address(&::symbol)},
+#define CUDA_ABI_FUNCTION(symbol, base_name, since, ...) {#symbol, #base_name, since, false, Address(&::symbol)},
 #define CUDA_ABI_STREAM_FUNCTION(symbol, base_name, since, suffix, suffix_since, ...) \
-  {#symbol, #base_name, since, Address(&::symbol)}, {#symbol "_" #suffix, #base_name, since, Address(&::symbol)},
+  {#symbol, #base_name, since, false, Address(&::symbol)},                            \
+      {#symbol "_" #suffix, #base_name, suffix_since, true, Address(&::symbol)},
 #include "plugins/cuda_abi/cuda_functions.inc"
 };
 
-// The newest that is not newer than what the caller was built for, as the real call does; a full symbol is taken as is.
-CUresult FindEntryPoint(const char* name, int version, void** function, CUdriverProcAddressQueryResult& found) {
-  const EntryPoint* best = nullptr;
-  bool exists = false;
+bool IsImplemented(const char* symbol) {
   for (const EntryPoint& entry : kEntryPoints) {
-    if (std::strcmp(entry.base_name, name) == 0) {
-      exists = true;
-      if (entry.since <= version && (best == nullptr || entry.since > best->since)) best = &entry;
-    } else if (std::strcmp(entry.symbol, name) == 0) {
-      exists = true;
-      if (entry.since <= version) best = &entry;
-    }
+    if (std::strcmp(entry.symbol, symbol) == 0) return true;
   }
-  found = best != nullptr ? CU_GET_PROC_ADDRESS_SUCCESS
-          : exists        ? CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT
-                          : CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
-  *function = best != nullptr ? best->address : nullptr;
-  return best != nullptr ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
+  return false;
+}
+
+// What an older name is here. Null: it is none of ours. `is_same` as in cuda_aliases.inc.
+const char* AliasTarget(const char* symbol, bool& is_same) {
+  struct Alias {
+    const char* name;
+    const char* target;
+    bool is_same;
+  };
+  static constexpr Alias kAliases[] = {
+#define CUDA_ABI_ALIAS(name, target, is_same) {#name, #target, is_same != 0},
+#include "plugins/cuda_abi/cuda_aliases.inc"
+  };
+  for (const Alias& alias : kAliases) {
+    if (std::strcmp(alias.name, symbol) != 0) continue;
+    is_same = alias.is_same;
+    return alias.target;
+  }
+  return nullptr;
+}
+
+void* AddressOf(const char* symbol) {
+  for (const EntryPoint& entry : kEntryPoints) {
+    if (std::strcmp(entry.symbol, symbol) == 0) return entry.address;
+  }
+  return nullptr;
+}
+
+// The newest that is not newer than what the caller was built for, as the real call does.
+class Search {
+ public:
+  Search(int version, bool per_thread) : version_(version), per_thread_(per_thread) {}
+
+  // For every symbol of the name; `address` null: it is there, but cannot be given.
+  void See(int since, bool is_per_thread, void* address) {
+    exists_ = true;
+    if (since > version_ || address == nullptr || (is_per_thread && !per_thread_)) return;
+    // Of one age, the flavour that was asked for.
+    if (best_ != nullptr && (since < best_since_ || (since == best_since_ && best_is_per_thread_))) return;
+    best_ = address;
+    best_since_ = since;
+    best_is_per_thread_ = is_per_thread;
+  }
+  void* best() const { return best_; }
+  bool exists() const { return exists_; }
+
+ private:
+  const int version_;
+  const bool per_thread_;
+  void* best_ = nullptr;
+  int best_since_ = 0;
+  bool best_is_per_thread_ = false;
+  bool exists_ = false;
+};
+
+CUresult FindEntryPoint(const char* name, int version, bool per_thread, void** function,
+                        CUdriverProcAddressQueryResult& found) {
+  Search search(version, per_thread);
+  for (const EntryPoint& entry : kEntryPoints) {
+    if (std::strcmp(entry.base_name, name) == 0) search.See(entry.since, entry.is_per_thread, entry.address);
+  }
+  for (const UnsupportedSymbol& symbol : UnsupportedSymbols()) {
+    if (std::strcmp(symbol.base_name, name) != 0 || IsImplemented(symbol.symbol)) continue;
+    bool is_same = true;
+    const char* target = AliasTarget(symbol.symbol, is_same);
+    void* address = target == nullptr ? symbol.stub : is_same ? AddressOf(target) : nullptr;
+    search.See(symbol.since, symbol.is_per_thread, address);
+  }
+  found = search.best() != nullptr ? CU_GET_PROC_ADDRESS_SUCCESS
+          : search.exists()        ? CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT
+                                   : CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
+  *function = search.best();
+  return search.best() != nullptr ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
 }
 
 struct ErrorText {
@@ -163,7 +200,8 @@ CUresult cuGetProcAddress_v2(const char* name, void** function, int version, std
     if (version > newest) return CUDA_ERROR_INVALID_VALUE;
   }
   CUdriverProcAddressQueryResult found{};
-  const CUresult result = softgpu::FindEntryPoint(name, version, function, found);
+  const CUresult result =
+      softgpu::FindEntryPoint(name, version, flags == kGetProcAddressPerThreadDefaultStream, function, found);
   if (status == nullptr) return result;
   // Source: cuGetProcAddress 12.0: with a place for the status, only a bad argument is an error.
   *status = found;

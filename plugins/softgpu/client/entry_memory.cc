@@ -1,4 +1,4 @@
-// Driver entry points: memory and copies.
+// Driver entry points: memory of devices and pinned memory of the program.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -11,138 +11,10 @@ using softgpu::CallDaemon;
 using softgpu::Client;
 using softgpu::CurrentContexts;
 using softgpu::Id;
-using softgpu::ToHandle;
-using softgpu::ToId;
 namespace request = softgpu::request;
 
 namespace softgpu {
 namespace {
-
-std::uint64_t ToAddress(const void* pointer) { return reinterpret_cast<std::uint64_t>(pointer); }
-void* ToPointer(std::uint64_t address) { return reinterpret_cast<void*>(address); }
-
-// When the stream comes to it, copies between `host` and device memory that is ours while we hold the turn.
-CUresult CopyInTurn(Client& client, Id stream, std::uint64_t device, void* host, std::size_t bytes, bool to_device) {
-  const Gate::Pass pass(client.gate());
-  Client::Channel channel(client);
-  const Id context = CurrentContexts().current();
-  request::CopyTurn take;
-  take.stream = stream;
-  take.address = device;
-  take.bytes = bytes;
-  request::CopyTurn::Reply turn;
-  CUresult result = channel.Call(context, take, turn);
-  if (result != CUDA_SUCCESS) return result;
-  std::byte* window = client.Window(device);
-  if (to_device) {
-    std::memcpy(window, host, bytes);
-  } else {
-    std::memcpy(host, window, bytes);
-  }
-  request::CopyTurnDone done;
-  done.turn = turn.turn;
-  Empty reply;
-  return channel.Call(context, done, reply);
-}
-
-// Pinned memory may change until the stream comes to the copy, so the service thread does it then.
-bool IsPinned(Client& client, std::uint64_t host, std::size_t bytes) {
-  std::uint64_t base = 0;
-  Client::Pinned pinned;
-  return client.FindPinned(host, bytes, base, pinned);
-}
-
-CUresult CopyLater(Client& client, Id stream, std::uint64_t device, std::uint64_t host, std::size_t bytes,
-                   bool to_device) {
-  if (const CUresult result = client.EnsureService(); result != CUDA_SUCCESS) return result;
-  request::CopyDeferred copy;
-  copy.stream = stream;
-  copy.address = device;
-  copy.host = host;
-  copy.bytes = bytes;
-  copy.to_device = to_device ? 1 : 0;
-  return CallDaemon(copy);
-}
-
-CUresult CopyToDevice(CUdeviceptr to, const void* from, std::size_t bytes, Id stream, bool wait) {
-  Client* client = Client::Get();
-  if (client == nullptr) return CUDA_ERROR_NOT_INITIALIZED;
-  if (bytes == 0) return CUDA_SUCCESS;
-  if (from == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  if (!wait && IsPinned(*client, ToAddress(from), bytes)) {
-    return CopyLater(*client, stream, to, ToAddress(from), bytes, /*to_device=*/true);
-  }
-  if (bytes > kMaxInlineBytes) {
-    return client->IsDevice(to) ? CopyInTurn(*client, stream, to, const_cast<void*>(from), bytes, true)
-                                : CUDA_ERROR_INVALID_VALUE;
-  }
-  request::CopyIn copy;
-  copy.stream = stream;
-  copy.address = to;
-  copy.wait = wait ? 1 : 0;
-  Empty reply;
-  return CallDaemon(copy, reply, std::span(static_cast<const std::byte*>(from), bytes));
-}
-
-CUresult CopyToHost(void* to, CUdeviceptr from, std::size_t bytes, Id stream, bool wait) {
-  Client* client = Client::Get();
-  if (client == nullptr) return CUDA_ERROR_NOT_INITIALIZED;
-  if (bytes == 0) return CUDA_SUCCESS;
-  if (to == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  if (!wait && IsPinned(*client, ToAddress(to), bytes)) {
-    return CopyLater(*client, stream, from, ToAddress(to), bytes, /*to_device=*/false);
-  }
-  if (bytes > kMaxInlineBytes) {
-    return client->IsDevice(from) ? CopyInTurn(*client, stream, from, to, bytes, false) : CUDA_ERROR_INVALID_VALUE;
-  }
-  request::CopyOut copy;
-  copy.stream = stream;
-  copy.address = from;
-  copy.bytes = bytes;
-  Empty reply;
-  std::span out(static_cast<std::byte*>(to), bytes);
-  const CUresult result = CallDaemon(copy, reply, {}, &out);
-  return result == CUDA_SUCCESS && out.size() != bytes ? kConnectionLost : result;
-}
-
-CUresult CopyOnDevice(CUdeviceptr to, CUdeviceptr from, std::size_t bytes, Id stream, bool wait) {
-  if (bytes == 0) return Client::Get() == nullptr ? CUDA_ERROR_NOT_INITIALIZED : CUDA_SUCCESS;
-  request::CopyDevice copy;
-  copy.stream = stream;
-  copy.to = to;
-  copy.from = from;
-  copy.bytes = bytes;
-  copy.wait = wait ? 1 : 0;
-  return CallDaemon(copy);
-}
-
-// Either end on either side: unified addressing tells them apart.
-CUresult CopyAny(CUdeviceptr to, CUdeviceptr from, std::size_t bytes, Id stream, bool wait) {
-  const Client* client = Client::Get();
-  if (client == nullptr) return CUDA_ERROR_NOT_INITIALIZED;
-  const bool to_device = client->IsDevice(to);
-  const bool from_device = client->IsDevice(from);
-  if (to_device && from_device) return CopyOnDevice(to, from, bytes, stream, wait);
-  if (to_device) return CopyToDevice(to, ToPointer(from), bytes, stream, wait);
-  if (from_device) return CopyToHost(ToPointer(to), from, bytes, stream, wait);
-  request::StreamWait first;
-  first.stream = stream;
-  const CUresult result = CallDaemon(first);
-  if (result == CUDA_SUCCESS && bytes > 0) std::memmove(ToPointer(to), ToPointer(from), bytes);
-  return result;
-}
-
-CUresult Fill(CUdeviceptr to, std::uint32_t value, std::uint32_t unit_bytes, std::size_t count, Id stream, bool wait) {
-  if (count == 0) return Client::Get() == nullptr ? CUDA_ERROR_NOT_INITIALIZED : CUDA_SUCCESS;
-  request::Fill fill;
-  fill.stream = stream;
-  fill.address = to;
-  fill.count = count;
-  fill.value = value;
-  fill.unit_bytes = unit_bytes;
-  fill.wait = wait ? 1 : 0;
-  return CallDaemon(fill);
-}
 
 CUresult CheckCurrent() {
   request::ContextInfo ask;
@@ -170,6 +42,38 @@ CUresult Store(void* data, T value) {
   return CUDA_SUCCESS;
 }
 
+// What cuMemExportToShareableHandle would take.
+std::uint64_t HandleTypesOf(CUdeviceptr pointer) {
+  request::PhysicalRetain retain;
+  retain.address = pointer;
+  request::PhysicalRetain::Reply held;
+  if (CallDaemon(retain, held) != CUDA_SUCCESS) return CU_MEM_HANDLE_TYPE_NONE;
+  request::PhysicalInfo ask;
+  ask.handle = held.handle;
+  request::PhysicalInfo::Reply info;
+  const CUresult result = CallDaemon(ask, info);
+  request::PhysicalRelease release;
+  release.handle = held.handle;
+  CallDaemon(release);
+  return result == CUDA_SUCCESS ? info.properties.handle_types : std::uint64_t{CU_MEM_HANDLE_TYPE_NONE};
+}
+
+// Of the current context's device.
+unsigned AccessOf(CUdeviceptr pointer, const request::MemFind::Reply& found) {
+  request::ContextInfo ask;
+  ask.context = CurrentContexts().current();
+  request::ContextInfo::Reply info;
+  if (CallDaemon(ask, info) != CUDA_SUCCESS) return CU_MEM_ACCESS_FLAGS_PROT_NONE;
+  if (found.is_mapped == 0) {
+    return info.ordinal == found.ordinal ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE : CU_MEM_ACCESS_FLAGS_PROT_NONE;
+  }
+  request::GetAccess get;
+  get.address = pointer;
+  get.ordinal = info.ordinal;
+  request::GetAccess::Reply access;
+  return CallDaemon(get, access) == CUDA_SUCCESS ? static_cast<unsigned>(access.flags) : 0;
+}
+
 CUresult DeviceAttribute(void* data, CUpointer_attribute attribute, CUdeviceptr pointer,
                          const request::MemFind::Reply& found) {
   switch (attribute) {
@@ -188,10 +92,24 @@ CUresult DeviceAttribute(void* data, CUpointer_attribute attribute, CUdeviceptr 
       return Store(data, static_cast<int>(found.ordinal));
     case CU_POINTER_ATTRIBUTE_MAPPED:
       return Store<unsigned char>(data, 1);
+    case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
+      return Store<unsigned char>(data, found.is_mapped == 0 ? 1 : 0);
     case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS:
     case CU_POINTER_ATTRIBUTE_IS_MANAGED:
-    case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
+    case CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE:
       return Store<unsigned char>(data, 0);
+    case CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES:
+      return Store<std::uint64_t>(data, HandleTypesOf(pointer));
+    case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS:
+      return Store<unsigned>(data, AccessOf(pointer, found));
+    case CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE:
+      return Store<std::uint64_t>(data, 0);
+    case CU_POINTER_ATTRIBUTE_MAPPING_BASE_ADDR:
+      return Store(data, found.base);
+    case CU_POINTER_ATTRIBUTE_MAPPING_SIZE:
+      return Store(data, found.bytes);
+    case CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID:
+      return Store(data, found.base);
     default:
       return CUDA_ERROR_INVALID_VALUE;
   }
@@ -207,6 +125,35 @@ CUresult HostAttribute(void* data, CUpointer_attribute attribute, CUdeviceptr po
   if (attribute == CU_POINTER_ATTRIBUTE_RANGE_START_ADDR) return Store(data, base);
   if (attribute == CU_POINTER_ATTRIBUTE_RANGE_SIZE) return Store(data, pinned.bytes);
   return CUDA_ERROR_INVALID_VALUE;
+}
+
+// How many bytes its value has; 0: there is no such attribute.
+std::size_t AttributeBytes(CUpointer_attribute attribute) {
+  switch (attribute) {
+    case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
+    case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
+    case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS:
+      return 4;
+    case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS:
+    case CU_POINTER_ATTRIBUTE_IS_MANAGED:
+    case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
+    case CU_POINTER_ATTRIBUTE_MAPPED:
+    case CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE:
+      return 1;
+    case CU_POINTER_ATTRIBUTE_CONTEXT:
+    case CU_POINTER_ATTRIBUTE_DEVICE_POINTER:
+    case CU_POINTER_ATTRIBUTE_HOST_POINTER:
+    case CU_POINTER_ATTRIBUTE_BUFFER_ID:
+    case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR:
+    case CU_POINTER_ATTRIBUTE_RANGE_SIZE:
+    case CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES:
+    case CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE:
+    case CU_POINTER_ATTRIBUTE_MAPPING_SIZE:
+    case CU_POINTER_ATTRIBUTE_MAPPING_BASE_ADDR:
+    case CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID:
+      return 8;
+  }
+  return 0;
 }
 
 }  // namespace
@@ -329,62 +276,29 @@ CUresult cuPointerGetAttribute(void* data, CUpointer_attribute attribute, CUdevi
   return result == CUDA_ERROR_INVALID_VALUE ? softgpu::HostAttribute(data, attribute, pointer) : result;
 }
 
+CUresult cuPointerSetAttribute(const void* value, CUpointer_attribute attribute, CUdeviceptr pointer) {
+  if (value == nullptr || attribute != CU_POINTER_ATTRIBUTE_SYNC_MEMOPS) return CUDA_ERROR_INVALID_VALUE;
+  // Synchronous copies are synchronous here in any case.
+  unsigned char ignored = 0;
+  return cuPointerGetAttribute(&ignored, attribute, pointer);
+}
+
 CUresult cuPointerGetAttributes(unsigned count, CUpointer_attribute* attributes, void** data, CUdeviceptr pointer) {
   if (attributes == nullptr || data == nullptr) return CUDA_ERROR_INVALID_VALUE;
   for (unsigned i = 0; i < count; ++i) {
     const CUresult result = cuPointerGetAttribute(data[i], attributes[i], pointer);
-    // Source: cuPointerGetAttributes: what does not apply to a plain host pointer is zero, not an error.
+    // Source: cuPointerGetAttributes: what does not apply to a plain host pointer is a default, not an error.
     if (result == CUDA_ERROR_INVALID_VALUE && data[i] != nullptr) {
-      std::memset(data[i], 0, attributes[i] == CU_POINTER_ATTRIBUTE_MEMORY_TYPE ? sizeof(unsigned) : 1);
+      const std::size_t bytes = softgpu::AttributeBytes(attributes[i]);
+      if (bytes == 0) return CUDA_ERROR_INVALID_VALUE;
+      std::memset(data[i], 0, bytes);
+      // Source: CU_DEVICE_INVALID of cuda.h is -2.
+      if (attributes[i] == CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL) softgpu::Store(data[i], -2);
     } else if (result != CUDA_SUCCESS) {
       return result;
     }
   }
   return CUDA_SUCCESS;
-}
-
-CUresult cuMemcpy(CUdeviceptr to, CUdeviceptr from, std::size_t bytes) {
-  return softgpu::CopyAny(to, from, bytes, 0, true);
-}
-CUresult cuMemcpyAsync(CUdeviceptr to, CUdeviceptr from, std::size_t bytes, CUstream stream) {
-  return softgpu::CopyAny(to, from, bytes, ToId(stream), false);
-}
-CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void* from, std::size_t bytes) {
-  return softgpu::CopyToDevice(to, from, bytes, 0, true);
-}
-CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, std::size_t bytes, CUstream stream) {
-  return softgpu::CopyToDevice(to, from, bytes, ToId(stream), false);
-}
-CUresult cuMemcpyDtoH_v2(void* to, CUdeviceptr from, std::size_t bytes) {
-  return softgpu::CopyToHost(to, from, bytes, 0, true);
-}
-CUresult cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, std::size_t bytes, CUstream stream) {
-  return softgpu::CopyToHost(to, from, bytes, ToId(stream), false);
-}
-CUresult cuMemcpyDtoD_v2(CUdeviceptr to, CUdeviceptr from, std::size_t bytes) {
-  return softgpu::CopyOnDevice(to, from, bytes, 0, true);
-}
-CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, std::size_t bytes, CUstream stream) {
-  return softgpu::CopyOnDevice(to, from, bytes, ToId(stream), false);
-}
-
-CUresult cuMemsetD8_v2(CUdeviceptr to, unsigned char value, std::size_t count) {
-  return softgpu::Fill(to, value, 1, count, 0, true);
-}
-CUresult cuMemsetD16_v2(CUdeviceptr to, unsigned short value, std::size_t count) {
-  return softgpu::Fill(to, value, 2, count, 0, true);
-}
-CUresult cuMemsetD32_v2(CUdeviceptr to, unsigned value, std::size_t count) {
-  return softgpu::Fill(to, value, 4, count, 0, true);
-}
-CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, std::size_t count, CUstream stream) {
-  return softgpu::Fill(to, value, 1, count, ToId(stream), false);
-}
-CUresult cuMemsetD16Async(CUdeviceptr to, unsigned short value, std::size_t count, CUstream stream) {
-  return softgpu::Fill(to, value, 2, count, ToId(stream), false);
-}
-CUresult cuMemsetD32Async(CUdeviceptr to, unsigned value, std::size_t count, CUstream stream) {
-  return softgpu::Fill(to, value, 4, count, ToId(stream), false);
 }
 
 }  // extern "C"

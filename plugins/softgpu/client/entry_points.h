@@ -26,6 +26,11 @@ Id ToId(Handle handle) {
   return reinterpret_cast<Id>(handle);
 }
 
+inline std::uint64_t ToAddress(const void* pointer) { return reinterpret_cast<std::uint64_t>(pointer); }
+inline void* ToPointer(std::uint64_t address) {
+  return reinterpret_cast<void*>(address);  // NOLINT(performance-no-int-to-ptr)
+}
+
 // The calling thread's stack of contexts.
 struct ContextStack {
   static constexpr int kMaxDepth = 64;
@@ -40,18 +45,15 @@ ContextStack& CurrentContexts();
 template <typename Request>
 cuda_abi::CUresult CallDaemon(const Request& request, typename Request::Reply& reply,
                               std::span<const std::byte> payload = {}, std::span<std::byte>* reply_payload = nullptr,
-                              int fd = -1) {
+                              int fd = -1, int* reply_fd = nullptr) {
   Client* client = Client::Get();
   if (client == nullptr) return cuda_abi::CUDA_ERROR_NOT_INITIALIZED;
-  return client->Call(CurrentContexts().current(), request, reply, payload, reply_payload, fd);
+  return client->Call(CurrentContexts().current(), request, reply, payload, reply_payload, fd, reply_fd);
 }
 template <typename Request>
 cuda_abi::CUresult CallDaemon(const Request& request) {
   typename Request::Reply reply{};
   return CallDaemon(request, reply);
 }
-
-// What was at a name in a PTX image: its bytes without the final NUL. Null for images that are not text.
-cuda_abi::CUresult LoadModuleText(const void* image, Id& module);
 
 }  // namespace softgpu

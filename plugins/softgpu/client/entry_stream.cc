@@ -122,6 +122,39 @@ CUresult cuStreamGetId(CUstream stream, unsigned long long* id) {
   return result;
 }
 
+CUresult cuStreamGetDevice(CUstream stream, CUdevice* device) {
+  if (device == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  request::StreamInfo::Reply info;
+  const CUresult result = softgpu::Inspect(stream, info);
+  if (result != CUDA_SUCCESS) return result;
+  return cuCtxGetDevice_v2(device, ToHandle<CUcontext>(info.context));
+}
+
+// There is no capture.
+CUresult cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus* status) {
+  if (status == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  request::StreamInfo::Reply info;
+  const CUresult result = softgpu::Inspect(stream, info);
+  if (result == CUDA_SUCCESS) *status = CU_STREAM_CAPTURE_STATUS_NONE;
+  return result;
+}
+
+CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) {
+  if (mode == nullptr || *mode > CU_STREAM_CAPTURE_MODE_RELAXED) return CUDA_ERROR_INVALID_VALUE;
+  thread_local CUstreamCaptureMode current = CU_STREAM_CAPTURE_MODE_GLOBAL;
+  const CUstreamCaptureMode before = current;
+  current = *mode;
+  *mode = before;
+  return CUDA_SUCCESS;
+}
+
+// Streams have no attributes that could differ.
+CUresult cuStreamCopyAttributes(CUstream to, CUstream from) {
+  request::StreamInfo::Reply info;
+  const CUresult result = softgpu::Inspect(to, info);
+  return result == CUDA_SUCCESS ? softgpu::Inspect(from, info) : result;
+}
+
 CUresult cuLaunchHostFunc(CUstream stream, CUhostFn function, void* argument) {
   if (function == nullptr) return CUDA_ERROR_INVALID_VALUE;
   return softgpu::AddHostFunction(stream, function, argument);

@@ -33,22 +33,24 @@ Arena::~Arena() {
   // The client may still hold the memfd for a moment: what is freed must not wait for it.
   fallocate(memory_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(span_bytes_));
   munmap(host_, span_bytes_);
-  for (const auto& [base, allocation] : allocations_) device_.GiveBack(RoundUp(allocation.bytes));
+  for (const auto& [base, allocation] : allocations_) {
+    if (!allocation.is_moved) device_.GiveBack(RoundUp(allocation.bytes));
+  }
   device_.AddSession(-1);
 }
 
-CUresult Arena::Allocate(std::uint64_t bytes, Id context, bool is_module, std::uint64_t& address) {
-  if (bytes == 0) return cuda_abi::CUDA_ERROR_INVALID_VALUE;
-  if (bytes > span_bytes_) return cuda_abi::CUDA_ERROR_OUT_OF_MEMORY;
-  const std::uint64_t wanted = RoundUp(bytes);
+CUresult Arena::Allocate(Allocation& what) {
+  if (what.bytes == 0) return cuda_abi::CUDA_ERROR_INVALID_VALUE;
+  if (what.bytes > span_bytes_) return cuda_abi::CUDA_ERROR_OUT_OF_MEMORY;
+  const std::uint64_t wanted = RoundUp(what.bytes);
   std::uint64_t candidate = base_;
   for (const auto& [base, allocation] : allocations_) {
     if (base - candidate >= wanted) break;
     candidate = base + RoundUp(allocation.bytes);
   }
   if (wanted > base_ + span_bytes_ - candidate) return cuda_abi::CUDA_ERROR_OUT_OF_MEMORY;
-  address = candidate;
-  return Insert({candidate, bytes, context, is_module});
+  what.base = candidate;
+  return Insert(what);
 }
 
 CUresult Arena::AllocateAt(const Allocation& allocation) {
@@ -78,8 +80,16 @@ void Arena::Free(std::uint64_t base) {
   const std::uint64_t bytes = RoundUp(found->second.bytes);
   fallocate(memory_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(base - base_),
             static_cast<off_t>(bytes));
-  device_.GiveBack(bytes);
+  if (!found->second.is_moved) device_.GiveBack(bytes);
   allocations_.erase(found);
+}
+
+void Arena::Disown(std::uint64_t base) {
+  const auto found = allocations_.find(base);
+  if (found == allocations_.end()) return;
+  found->second.is_moved = true;
+  fallocate(memory_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(base - base_),
+            static_cast<off_t>(RoundUp(found->second.bytes)));
 }
 
 const Allocation* Arena::Find(std::uint64_t address) const {

@@ -23,7 +23,9 @@ struct Allocation {
   std::uint64_t base = 0;
   std::uint64_t bytes = 0;
   Id context = 0;
-  bool is_module = false;  // Holds a module's variables: not the application's to free.
+  bool is_module = false;    // Holds a module's variables: not the application's to free.
+  bool is_physical = false;  // Of cuMemCreate: addressed where it is mapped, not here; of no context.
+  bool is_moved = false;     // Its bytes, and its part of the capacity, are SharedMemory's.
 };
 
 class Arena {
@@ -37,12 +39,15 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  // First fit. Fresh memory reads as zero. kMaxAllocations, or not enough of capacity or range left: OUT_OF_MEMORY.
-  cuda_abi::CUresult Allocate(std::uint64_t bytes, Id context, bool is_module, std::uint64_t& address);
+  // First fit, at a multiple of kGranuleBytes. Fresh memory reads as zero. `what` says all but the base, which comes
+  // back in it. kMaxAllocations, or not enough of capacity or range left: OUT_OF_MEMORY.
+  cuda_abi::CUresult Allocate(Allocation& what);
   // INVALID_VALUE: not inside the range, or not free.
   cuda_abi::CUresult AllocateAt(const Allocation& allocation);
   // Nothing happens if no allocation begins at `base`.
   void Free(std::uint64_t base);
+  // SharedMemory has the bytes of the allocation at `base` now, and gives its part of the capacity back one day.
+  void Disown(std::uint64_t base);
 
   // The allocation that holds `address`, or null.
   const Allocation* Find(std::uint64_t address) const;

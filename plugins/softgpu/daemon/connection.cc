@@ -66,6 +66,7 @@ class Connection {
   bool DispatchSession(Op op, std::span<const std::byte> body, std::span<const std::byte> payload);
   bool DispatchContext(Op op, std::span<const std::byte> body, std::span<const std::byte> payload);
   bool DispatchMemory(Op op, std::span<const std::byte> body, std::span<const std::byte> payload);
+  bool DispatchMapping(Op op, std::span<const std::byte> body, std::span<const std::byte> payload);
   bool DispatchStream(Op op, std::span<const std::byte> body);
   bool DispatchModule(Op op, std::span<const std::byte> body, std::span<const std::byte> payload);
 
@@ -88,6 +89,7 @@ class Connection {
     });
   }
 
+  void Give(std::span<const std::byte> payload) { payload_out_.assign(payload.begin(), payload.end()); }
   bool Reply(CUresult result, std::span<const std::byte> body);
   CUresult OpenSession(const request::OpenSession& open, const SessionState* state, SessionReply& reply);
   CUresult Import(const request::ImportSession& import, SessionReply& reply);
@@ -106,9 +108,10 @@ class Connection {
   bool owns_session_ = false;
   Id context_ = 0;
   ReceivedFds received_;
-  std::vector<std::byte> payload_out_;  // Of the reply.
-  std::vector<int> fds_out_;            // Borrowed.
-  UniqueFd fd_out_;                     // What fds_out_ borrows, where it is ours.
+  std::vector<std::byte> payload_out_;        // Of the reply.
+  std::vector<int> fds_out_;                  // Borrowed.
+  UniqueFd fd_out_;                           // What fds_out_ borrows, where it is ours,
+  std::shared_ptr<SharedMemory> shared_out_;  // or that of shared memory.
   std::vector<std::byte> buffer_ = std::vector<std::byte>(kMaxMessageBytes);
 };
 
@@ -143,6 +146,7 @@ bool Connection::ServeOne() {
   payload_out_.clear();
   fds_out_.clear();
   fd_out_.reset();
+  shared_out_.reset();
   return go_on;
 }
 
@@ -269,7 +273,9 @@ CUresult Connection::ControlFaults(const request::FaultControl& control, request
 }
 
 CUresult Connection::Export(request::Export::Reply& reply) {
-  const std::vector<std::byte> bytes = SaveState(session_->Export());
+  SessionState state;
+  if (const CUresult result = session_->Export(state); result != cuda_abi::CUDA_SUCCESS) return result;
+  const std::vector<std::byte> bytes = SaveState(state);
   fd_out_.reset(memfd_create("softgpu-state", MFD_CLOEXEC));
   if (!fd_out_.valid()) return cuda_abi::CUDA_ERROR_OUT_OF_MEMORY;
   std::size_t done = 0;
@@ -287,17 +293,14 @@ bool Connection::DispatchSession(Op op, std::span<const std::byte> body, std::sp
   switch (op) {
     case Op::kServiceWait:
       return Handle<request::ServiceWait>(body, [&](const auto&, auto& reply) {
-        reply = session_->scheduler().NextService();
+        reply = session_->NextService();
         if (reply.kind == request::ServiceWait::Kind::kCopy) {
           session_->WaitForBandwidthAt(reply.function_or_address, reply.bytes);
         }
         return session_->scheduler().closed() ? cuda_abi::CUDA_ERROR_DEINITIALIZED : cuda_abi::CUDA_SUCCESS;
       });
     case Op::kServiceDone:
-      return Handle<request::ServiceDone>(body, [&](const auto& request, auto&) {
-        return session_->scheduler().FinishTurn(request.turn) ? cuda_abi::CUDA_SUCCESS
-                                                              : cuda_abi::CUDA_ERROR_INVALID_HANDLE;
-      });
+      return Handle<request::ServiceDone>(body, [&](const auto& r, auto&) { return session_->FinishTurn(r.turn); });
     case Op::kServicePark:
       return Handle<request::ServicePark>(body, [&](const auto&, auto&) {
         session_->scheduler().ParkService();
@@ -392,11 +395,9 @@ bool Connection::DispatchMemory(Op op, std::span<const std::byte> body, std::spa
       });
     case Op::kCopyTurn:
       return HandleIn<request::CopyTurn>(
-          body, [&](const auto& r, auto& reply) { return session_->CopyTurn(context_, r, reply.turn); });
+          body, [&](const auto& r, auto& reply) { return session_->CopyTurn(context_, r, reply); });
     case Op::kCopyTurnDone:
-      return Handle<request::CopyTurnDone>(body, [&](const auto& r, auto&) {
-        return session_->scheduler().FinishTurn(r.turn) ? cuda_abi::CUDA_SUCCESS : cuda_abi::CUDA_ERROR_INVALID_HANDLE;
-      });
+      return Handle<request::CopyTurnDone>(body, [&](const auto& r, auto&) { return session_->FinishTurn(r.turn); });
     case Op::kCopyDeferred:
       return HandleIn<request::CopyDeferred>(body,
                                              [&](const auto& r, auto&) { return session_->CopyDeferred(context_, r); });
@@ -405,14 +406,88 @@ bool Connection::DispatchMemory(Op op, std::span<const std::byte> body, std::spa
                                            [&](const auto& r, auto&) { return session_->CopyDevice(context_, r); });
     case Op::kFill:
       return HandleIn<request::Fill>(body, [&](const auto& r, auto&) { return session_->Fill(context_, r); });
+    case Op::kTranslate:
+      return Handle<request::Translate>(body, [&](const auto& r, auto&) {
+        std::vector<MemoryPiece> pieces;
+        const CUresult result = session_->Translate(r, pieces);
+        Give(std::as_bytes(std::span(pieces)));
+        return result;
+      });
+    case Op::kCopyNow:
+      return Handle<request::CopyNow>(body, [&](const auto& r, auto&) {
+        const bool is_sound = received_.count == 1 && IsMemoryFile(received_.fds[0], r.bytes);
+        return is_sound ? session_->CopyNow(r, received_.fds[0]) : cuda_abi::CUDA_ERROR_INVALID_VALUE;
+      });
     case Op::kModuleLoad:
     case Op::kModuleUnload:
     case Op::kModuleFunction:
     case Op::kModuleGlobal:
+    case Op::kModuleKernel:
     case Op::kFunctionInfo:
     case Op::kFunctionSet:
     case Op::kLaunch:
       return DispatchModule(op, body, payload);
+    default:
+      return DispatchMapping(op, body, payload);
+  }
+}
+
+bool Connection::DispatchMapping(Op op, std::span<const std::byte> body, std::span<const std::byte> payload) {
+  switch (op) {
+    case Op::kReserve:
+      return Handle<request::Reserve>(body, [&](const auto& r, auto&) { return session_->Reserve(r.base, r.bytes); });
+    case Op::kUnreserve:
+      return Handle<request::Unreserve>(body,
+                                        [&](const auto& r, auto&) { return session_->Unreserve(r.base, r.bytes); });
+    case Op::kPhysicalCreate:
+      return Handle<request::PhysicalCreate>(body, [&](const auto& r, auto& reply) {
+        return session_->PhysicalCreate(r.bytes, r.properties, reply.handle);
+      });
+    case Op::kPhysicalRelease:
+      return Handle<request::PhysicalRelease>(
+          body, [&](const auto& r, auto&) { return session_->PhysicalRelease(r.handle); });
+    case Op::kPhysicalRetain:
+      return Handle<request::PhysicalRetain>(
+          body, [&](const auto& r, auto& reply) { return session_->PhysicalRetain(r.address, reply.handle); });
+    case Op::kPhysicalInfo:
+      return Handle<request::PhysicalInfo>(
+          body, [&](const auto& r, auto& reply) { return session_->PhysicalInfo(r.handle, reply); });
+    case Op::kPhysicalExport:
+      return Handle<request::PhysicalExport>(body, [&](const auto& r, auto&) {
+        const CUresult result = session_->PhysicalExport(r.handle, shared_out_);
+        if (result != cuda_abi::CUDA_SUCCESS) return result;
+        if (shared_out_->name_fd() < 0) return cuda_abi::CUDA_ERROR_OUT_OF_MEMORY;
+        fds_out_ = {shared_out_->name_fd()};
+        return cuda_abi::CUDA_SUCCESS;
+      });
+    case Op::kPhysicalImport:
+      return Handle<request::PhysicalImport>(body, [&](const auto&, auto& reply) {
+        return received_.count == 1 ? session_->PhysicalImport(received_.fds[0], reply.handle)
+                                    : cuda_abi::CUDA_ERROR_INVALID_VALUE;
+      });
+    case Op::kMap:
+      return Handle<request::Map>(body, [&](const auto& r, auto&) { return session_->Map(r); });
+    case Op::kUnmap:
+      return Handle<request::Unmap>(body, [&](const auto& r, auto&) { return session_->Unmap(r.base, r.bytes); });
+    case Op::kSetAccess: {
+      std::vector<AccessDescription> descriptions(payload.size() / sizeof(AccessDescription));
+      if (payload.size() != descriptions.size() * sizeof(AccessDescription)) return false;
+      if (!payload.empty()) std::memcpy(descriptions.data(), payload.data(), payload.size());
+      return Handle<request::SetAccess>(body,
+                                        [&](const auto& r, auto&) { return session_->SetAccess(r, descriptions); });
+    }
+    case Op::kGetAccess:
+      return Handle<request::GetAccess>(
+          body, [&](const auto& r, auto& reply) { return session_->GetAccess(r.address, r.ordinal, reply.flags); });
+    case Op::kIpcExport:
+      return HandleIn<request::IpcExport>(
+          body, [&](const auto& r, auto& reply) { return session_->IpcExport(r.address, reply); });
+    case Op::kIpcOpen:
+      return HandleIn<request::IpcOpen>(
+          body, [&](const auto& r, auto& reply) { return session_->IpcOpen(context_, r, reply.address); });
+    case Op::kIpcClose:
+      return HandleIn<request::IpcClose>(
+          body, [&](const auto& r, auto& reply) { return session_->IpcClose(r.address, reply.freed_bytes); });
     default:
       return DispatchStream(op, body);
   }
@@ -472,7 +547,6 @@ CUresult Connection::LoadModule(const request::ModuleLoad& load, request::Module
 
 bool Connection::DispatchModule(Op op, std::span<const std::byte> body, std::span<const std::byte> payload) {
   const std::string_view name(reinterpret_cast<const char*>(payload.data()), payload.size());
-  const auto give = [&](std::span<const std::byte> bytes) { payload_out_.assign(bytes.begin(), bytes.end()); };
   switch (op) {
     case Op::kModuleLoad:
       return HandleIn<request::ModuleLoad>(body, [&](const auto& r, auto& reply) { return LoadModule(r, reply); });
@@ -483,18 +557,25 @@ bool Connection::DispatchModule(Op op, std::span<const std::byte> body, std::spa
       return Handle<request::ModuleFunction>(body, [&](const auto& r, auto& reply) {
         std::vector<ParameterPlace> places;
         const CUresult result = session_->ModuleFunction(r.module, name, reply, places);
-        give(std::as_bytes(std::span(places)));
+        Give(std::as_bytes(std::span(places)));
         return result;
       });
     case Op::kModuleGlobal:
       return Handle<request::ModuleGlobal>(body, [&](const auto& r, auto& reply) {
         return session_->ModuleGlobal(r.module, name, reply.address, reply.bytes);
       });
+    case Op::kModuleKernel:
+      return Handle<request::ModuleKernel>(body, [&](const auto& r, auto& reply) {
+        std::string text;
+        const CUresult result = session_->ModuleKernel(r.module, r.index, reply.count, text);
+        Give(std::as_bytes(std::span(text)));
+        return result;
+      });
     case Op::kFunctionInfo:
       return Handle<request::FunctionInfo>(body, [&](const auto& r, auto& reply) {
         std::string text;
         const CUresult result = session_->FunctionInfo(r.function, reply, text);
-        give(std::as_bytes(std::span(text)));
+        Give(std::as_bytes(std::span(text)));
         return result;
       });
     case Op::kFunctionSet:

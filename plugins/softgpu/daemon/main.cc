@@ -18,6 +18,7 @@
 #include "plugins/softgpu/daemon/device.h"
 #include "plugins/softgpu/daemon/fault_table.h"
 #include "plugins/softgpu/daemon/server.h"
+#include "plugins/softgpu/daemon/unsupported.h"
 #include "plugins/softgpu/wire/packet.h"
 
 namespace softgpu {
@@ -27,6 +28,7 @@ constexpr char kUsage[] =
     R"(usage: softgpud [--socket PATH] [--device SPEC]... [--config FILE] [--mode OCTAL]
                 [--driver-version 13000|13040] [--fault FAULT]...
        softgpud --status [--socket PATH]
+       softgpud --unsupported
        softgpud ctl [--socket PATH] fault set|clear FAULT...
        softgpud ctl [--socket PATH] fault list|clear-all
 
@@ -35,7 +37,8 @@ Emulates GPUs for programs that use its libcuda.so.1. A SPEC is a comma-separate
 each with a default; a FILE has one SPEC per line, # begins a comment, and "fault FAULT" and "driver-version N" stand for
 the options. Without any device: one of 1 GiB. A FAULT is F1 to F16, F9=500 for one with a value, F1@4242 for process
 4242 alone. The socket is PATH, else $SOFTGPU_SOCKET, else /run/softgpu/softgpud.sock, made with mode 666 (see --mode).
---status prints what the daemon at PATH has, as JSON; ctl changes, for its user and root, what a running one does.
+--status prints what the daemon at PATH has, as JSON; ctl changes, for its user and root, what a running one does;
+--unsupported prints the driver functions that are there and return CUDA_ERROR_NOT_SUPPORTED, one per line.
 )";
 
 struct Options {
@@ -126,6 +129,7 @@ int ParseOptions(int argc, char** argv, Options& options) {
                                     {"fault", required_argument, nullptr, 'f'},
                                     {"driver-version", required_argument, nullptr, 'v'},
                                     {"status", no_argument, nullptr, 'S'},
+                                    {"unsupported", no_argument, nullptr, 'u'},
                                     {"help", no_argument, nullptr, 'h'},
                                     {nullptr, 0, nullptr, 0}};
   options.socket = DefaultSocket();
@@ -137,6 +141,10 @@ int ParseOptions(int argc, char** argv, Options& options) {
     if (found == 'v' && !SetDriverVersion(optarg, options)) return 2;
     if (found == 'm') options.mode = static_cast<unsigned>(std::strtoul(optarg, nullptr, 8)) & 0777;
     if (found == 'S') options.status = true;
+    if (found == 'u') {
+      for (const std::string& symbol : UnsupportedFunctions()) std::printf("%s\n", symbol.c_str());
+      std::exit(0);
+    }
     if (found == 'h') {
       std::fputs(kUsage, stdout);
       std::exit(0);

@@ -177,7 +177,7 @@ std::shared_ptr<Session> Server::Open(pid_t owner, const request::OpenSession& o
     }
     arenas.push_back(std::move(arena));
   }
-  auto session = std::make_shared<Session>(number, std::move(arenas));
+  auto session = std::make_shared<Session>(number, std::move(arenas), shared_);
   if (state != nullptr) {
     result = session->Import(*state);
     if (result != cuda_abi::CUDA_SUCCESS) return nullptr;

@@ -79,6 +79,7 @@ class Server {
   bool WaitFor(Deadline deadline, const std::function<bool()>& condition);
 
   std::vector<std::unique_ptr<Device>> devices_;
+  SharedMemoryTable shared_;
   UniqueFd listener_;
   UniqueFd stop_;  // An eventfd.
   std::string path_;

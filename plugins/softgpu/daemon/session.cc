@@ -8,21 +8,26 @@ namespace softgpu {
 
 using cuda_abi::CUresult;
 
-Session::Session(std::uint64_t number, std::vector<std::unique_ptr<Arena>> arenas)
-    : number_(number), arenas_(std::move(arenas)) {}
+Session::Session(std::uint64_t number, std::vector<std::unique_ptr<Arena>> arenas, SharedMemoryTable& shared)
+    : number_(number), arenas_(std::move(arenas)), space_(number, arenas_, views_), shared_(shared) {}
 
 Session::~Session() { Close(); }
 
 void Session::Close() {
   abort_ = true;
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    memory_unused_.notify_all();
+  }
   scheduler_.Close();
   const std::lock_guard lock(mutex_);
-  closed_ = true;
   functions_.clear();
   modules_.clear();
   events_.clear();
   contexts_.clear();
   map_.reset();
+  space_.Clear();
   views_.clear();
   arenas_.clear();
 }
@@ -154,7 +159,10 @@ void Session::EmptyContext(Id id) {
     for (const auto& [base, allocation] : arena->allocations()) {
       if (allocation.context == id) bases.push_back(base);
     }
-    for (const std::uint64_t base : bases) arena->Free(base);
+    for (const std::uint64_t base : bases) {
+      arena->Free(base);
+      space_.ForgetLinear(base);
+    }
   }
   map_.reset();
 }
@@ -185,20 +193,15 @@ Arena* Session::ArenaOf(std::uint64_t address) const {
   return nullptr;
 }
 
-std::byte* Session::Bytes(std::uint64_t address, std::uint64_t bytes) const {
-  const Arena* arena = ArenaOf(address);
-  if (arena == nullptr) return BytesOfView(address, bytes);
-  const Allocation* allocation = arena->Find(address);
-  if (allocation == nullptr || bytes > allocation->bytes - (address - allocation->base)) return nullptr;
-  return arena->host(address);
-}
-
 CUresult Session::MemAlloc(Id context, std::uint64_t bytes, std::uint64_t& address) {
   const std::lock_guard lock(mutex_);
   const auto found = contexts_.find(context);
   if (found == contexts_.end()) return cuda_abi::CUDA_ERROR_INVALID_CONTEXT;
   map_.reset();
-  return arenas_[found->second.ordinal]->Allocate(bytes, context, /*is_module=*/false, address);
+  Allocation allocation{0, bytes, context, false, false, false};
+  const CUresult result = arenas_[found->second.ordinal]->Allocate(allocation);
+  address = allocation.base;
+  return result;
 }
 
 CUresult Session::MemFree(std::uint64_t address) {
@@ -208,9 +211,8 @@ CUresult Session::MemFree(std::uint64_t address) {
     const std::lock_guard lock(mutex_);
     const Arena* arena = ArenaOf(address);
     const Allocation* allocation = arena == nullptr ? nullptr : arena->Find(address);
-    if (allocation == nullptr || allocation->base != address || allocation->is_module) {
-      return cuda_abi::CUDA_ERROR_INVALID_VALUE;
-    }
+    const bool is_linear = allocation != nullptr && !allocation->is_module && !allocation->is_physical;
+    if (!is_linear || allocation->base != address) return cuda_abi::CUDA_ERROR_INVALID_VALUE;
     context = allocation->context;
   }
   // As the real call does: what runs may use it.
@@ -220,6 +222,7 @@ CUresult Session::MemFree(std::uint64_t address) {
   const Allocation* allocation = arena == nullptr ? nullptr : arena->Find(address);
   if (allocation == nullptr || allocation->base != address) return cuda_abi::CUDA_ERROR_INVALID_VALUE;
   arena->Free(address);
+  space_.ForgetLinear(address);
   map_.reset();
   return cuda_abi::CUDA_SUCCESS;
 }
@@ -236,30 +239,20 @@ CUresult Session::MemInfo(Id context, request::MemInfo::Reply& info) {
 
 CUresult Session::MemFind(std::uint64_t address, request::MemFind::Reply& info) {
   const std::lock_guard lock(mutex_);
-  for (std::size_t i = 0; i < arenas_.size(); ++i) {
-    const Allocation* allocation = arenas_[i]->contains(address) ? arenas_[i]->Find(address) : nullptr;
-    if (allocation == nullptr) continue;
-    info = {allocation->base, allocation->bytes, allocation->context, static_cast<std::uint32_t>(i), 0};
-    return cuda_abi::CUDA_SUCCESS;
-  }
-  return cuda_abi::CUDA_ERROR_INVALID_VALUE;
+  return space_.Find(address, info) ? cuda_abi::CUDA_SUCCESS : cuda_abi::CUDA_ERROR_INVALID_VALUE;
 }
 
-std::shared_ptr<const Session::MemoryMap> Session::CurrentMap() {
-  if (map_ != nullptr) return map_;
-  auto map = std::make_shared<MemoryMap>();
-  for (const auto& arena : arenas_) {
-    for (const auto& [base, allocation] : arena->allocations()) {
-      map->push_back({base, allocation.bytes, arena->host(base), /*writable=*/true});
-    }
+std::shared_ptr<const MemoryMap> Session::CurrentMap(std::uint32_t ordinal) {
+  auto& known = map_.of_device[ordinal];
+  if (known == nullptr) {
+    auto map = std::make_shared<MemoryMap>();
+    space_.Describe(ordinal, *map);
+    known = map;
   }
-  for (const auto& [base, view] : views_) map->push_back({base, view->bytes(), view->host(base), /*writable=*/true});
-  std::sort(map->begin(), map->end(), [](const auto& a, const auto& b) { return a.base < b.base; });
-  map_ = map;
-  return map_;
+  return known;
 }
 
-// --- copies ---
+// --- streams ---
 
 CUresult Session::StreamOf(Id context, Id stream, Id& found) {
   // The two special handles: both are the context's default stream. A per-thread default stream that is ordered more
@@ -277,131 +270,6 @@ CUresult Session::AddWork(Id context, Id stream, bool wait, Scheduler::Work work
   const CompletionPtr completion = scheduler_.Add(id, std::move(work));
   if (completion == nullptr) return cuda_abi::CUDA_ERROR_INVALID_HANDLE;
   return wait ? scheduler_.Wait(completion) : cuda_abi::CUDA_SUCCESS;
-}
-
-// Work finds its bytes when it runs, not when it is added: its memory may be freed by then, or be somebody's new one,
-// but it stays inside this session.
-CUresult Session::CopyIn(Id context, Id stream, std::uint64_t to, std::span<const std::byte> data, bool wait) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (Bytes(to, data.size()) == nullptr) return cuda_abi::CUDA_ERROR_INVALID_VALUE;
-  }
-  return AddWork(context, stream, wait, [this, to, copy = std::vector<std::byte>(data.begin(), data.end())] {
-    WaitForBandwidthAt(to, copy.size());
-    const std::lock_guard lock(mutex_);
-    std::byte* bytes = Bytes(to, copy.size());
-    if (bytes == nullptr) return cuda_abi::CUDA_ERROR_ILLEGAL_ADDRESS;
-    std::memcpy(bytes, copy.data(), copy.size());
-    return cuda_abi::CUDA_SUCCESS;
-  });
-}
-
-CUresult Session::CopyOut(Id context, Id stream, std::uint64_t from, std::span<std::byte> data) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (Bytes(from, data.size()) == nullptr) return cuda_abi::CUDA_ERROR_INVALID_VALUE;
-  }
-  // Shared with the work, which may outlive our waiting for it when the session is closed.
-  auto copied = std::make_shared<std::vector<std::byte>>(data.size());
-  const CUresult result = AddWork(context, stream, /*wait=*/true, [this, from, copied] {
-    WaitForBandwidthAt(from, copied->size());
-    const std::lock_guard lock(mutex_);
-    const std::byte* bytes = Bytes(from, copied->size());
-    if (bytes == nullptr) return cuda_abi::CUDA_ERROR_ILLEGAL_ADDRESS;
-    std::memcpy(copied->data(), bytes, copied->size());
-    return cuda_abi::CUDA_SUCCESS;
-  });
-  if (result == cuda_abi::CUDA_SUCCESS) std::memcpy(data.data(), copied->data(), data.size());
-  return result;
-}
-
-CUresult Session::CopyTurn(Id context, const request::CopyTurn& copy, Id& turn) {
-  Id stream = 0;
-  {
-    const std::lock_guard lock(mutex_);
-    if (Bytes(copy.address, copy.bytes) == nullptr) return cuda_abi::CUDA_ERROR_INVALID_VALUE;
-    turn = NewId();
-  }
-  if (const CUresult result = StreamOf(context, copy.stream, stream); result != cuda_abi::CUDA_SUCCESS) return result;
-  const CUresult taken = scheduler_.TakeTurn(stream, turn);
-  if (taken == cuda_abi::CUDA_SUCCESS) WaitForBandwidthAt(copy.address, copy.bytes);
-  return taken;
-}
-
-CUresult Session::CopyDeferred(Id context, const request::CopyDeferred& copy) {
-  request::ServiceWait::Reply item;
-  {
-    const std::lock_guard lock(mutex_);
-    if (Bytes(copy.address, copy.bytes) == nullptr) return cuda_abi::CUDA_ERROR_INVALID_VALUE;
-    item.turn = NewId();
-  }
-  item.kind = request::ServiceWait::Kind::kCopy;
-  item.to_device = copy.to_device != 0 ? 1 : 0;
-  item.function_or_address = copy.address;
-  item.argument_or_host = copy.host;
-  item.bytes = copy.bytes;
-  Id stream = 0;
-  if (const CUresult result = StreamOf(context, copy.stream, stream); result != cuda_abi::CUDA_SUCCESS) return result;
-  return scheduler_.AddService(stream, item);
-}
-
-CUresult Session::HostFunction(Id context, const request::HostFunction& call) {
-  request::ServiceWait::Reply item;
-  {
-    const std::lock_guard lock(mutex_);
-    item.turn = NewId();
-  }
-  item.kind = request::ServiceWait::Kind::kHostFunction;
-  item.function_or_address = call.function;
-  item.argument_or_host = call.argument;
-  Id stream = 0;
-  if (const CUresult result = StreamOf(context, call.stream, stream); result != cuda_abi::CUDA_SUCCESS) return result;
-  return scheduler_.AddService(stream, item);
-}
-
-CUresult Session::CopyDevice(Id context, const request::CopyDevice& copy) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (Bytes(copy.to, copy.bytes) == nullptr || Bytes(copy.from, copy.bytes) == nullptr) {
-      return cuda_abi::CUDA_ERROR_INVALID_VALUE;
-    }
-  }
-  return AddWork(context, copy.stream, copy.wait != 0, [this, copy] {
-    std::byte* to = nullptr;
-    const std::byte* from = nullptr;
-    {
-      const std::lock_guard lock(mutex_);
-      to = Bytes(copy.to, copy.bytes);
-      from = Bytes(copy.from, copy.bytes);
-    }
-    if (to == nullptr || from == nullptr) return cuda_abi::CUDA_ERROR_ILLEGAL_ADDRESS;
-    std::memmove(to, from, copy.bytes);
-    return cuda_abi::CUDA_SUCCESS;
-  });
-}
-
-CUresult Session::Fill(Id context, const request::Fill& fill) {
-  if (fill.unit_bytes != 1 && fill.unit_bytes != 2 && fill.unit_bytes != 4) return cuda_abi::CUDA_ERROR_INVALID_VALUE;
-  if (fill.address % fill.unit_bytes != 0 || fill.count > kMaxSpanBytes) return cuda_abi::CUDA_ERROR_INVALID_VALUE;
-  const std::uint64_t bytes = fill.count * fill.unit_bytes;
-  {
-    const std::lock_guard lock(mutex_);
-    if (Bytes(fill.address, bytes) == nullptr) return cuda_abi::CUDA_ERROR_INVALID_VALUE;
-  }
-  return AddWork(context, fill.stream, fill.wait != 0, [this, fill, bytes] {
-    std::byte* to = nullptr;
-    {
-      const std::lock_guard lock(mutex_);
-      to = Bytes(fill.address, bytes);
-    }
-    if (to == nullptr) return cuda_abi::CUDA_ERROR_ILLEGAL_ADDRESS;
-    if (fill.unit_bytes == 1) std::memset(to, static_cast<int>(fill.value & 0xff), bytes);
-    if (fill.unit_bytes == 2) {
-      std::fill_n(reinterpret_cast<std::uint16_t*>(to), fill.count, static_cast<std::uint16_t>(fill.value));
-    }
-    if (fill.unit_bytes == 4) std::fill_n(reinterpret_cast<std::uint32_t*>(to), fill.count, fill.value);
-    return cuda_abi::CUDA_SUCCESS;
-  });
 }
 
 }  // namespace softgpu

@@ -10,20 +10,24 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "plugins/cuda_abi/cuda_abi.h"
+#include "plugins/softgpu/daemon/address_space.h"
 #include "plugins/softgpu/daemon/arena.h"
 #include "plugins/softgpu/daemon/device.h"
 #include "plugins/softgpu/daemon/scheduler.h"
 #include "plugins/softgpu/daemon/session_state.h"
+#include "plugins/softgpu/daemon/shared_memory.h"
 #include "plugins/softgpu/daemon/view.h"
 #include "plugins/softgpu/ptx/launch.h"
 #include "plugins/softgpu/ptx/module.h"
@@ -35,14 +39,14 @@ class Session {
  public:
   using Result = cuda_abi::CUresult;
 
-  // Arenas in the order of the client's ordinals.
-  Session(std::uint64_t number, std::vector<std::unique_ptr<Arena>> arenas);
+  // Arenas in the order of the client's ordinals. `shared` is of the daemon, whose sessions may share memory.
+  Session(std::uint64_t number, std::vector<std::unique_ptr<Arena>> arenas, SharedMemoryTable& shared);
   ~Session();
 
   // Of a new session only. On an error the session is good for nothing but Close().
   Result Import(SessionState state);
-  // Waits for all work first.
-  SessionState Export();
+  // Waits for all work first. NOT_SUPPORTED: it has memory that is shared with other processes.
+  Result Export(SessionState& state);
   void Close();
   bool is_closed() const { return abort_; }
 
@@ -75,10 +79,33 @@ class Session {
   Result CopyIn(Id context, Id stream, std::uint64_t to, std::span<const std::byte> data, bool wait);
   // REQUIRES: data.size() <= kMaxInlineBytes
   Result CopyOut(Id context, Id stream, std::uint64_t from, std::span<std::byte> data);
-  Result CopyTurn(Id context, const request::CopyTurn& copy, Id& turn);
+  Result CopyTurn(Id context, const request::CopyTurn& copy, request::CopyTurn::Reply& reply);
+  // The turn of a copy, or of a host function, is over.
+  Result FinishTurn(Id turn);
+  request::ServiceWait::Reply NextService();
   Result CopyDeferred(Id context, const request::CopyDeferred& copy);
   Result CopyDevice(Id context, const request::CopyDevice& copy);
   Result Fill(Id context, const request::Fill& fill);
+  Result Translate(const request::Translate& translate, std::vector<MemoryPiece>& pieces);
+  // `fd` is the client's.
+  Result CopyNow(const request::CopyNow& copy, int fd);
+
+  Result Reserve(std::uint64_t base, std::uint64_t bytes);
+  Result Unreserve(std::uint64_t base, std::uint64_t bytes);
+  Result PhysicalCreate(std::uint64_t bytes, const PhysicalProperties& properties, Id& handle);
+  Result PhysicalRelease(Id handle);
+  Result PhysicalRetain(std::uint64_t address, Id& handle);
+  Result PhysicalInfo(Id handle, request::PhysicalInfo::Reply& info);
+  // `fd` is borrowed: SharedMemory's.
+  Result PhysicalExport(Id handle, std::shared_ptr<SharedMemory>& shared);
+  Result PhysicalImport(int fd, Id& handle);
+  Result Map(const request::Map& map);
+  Result Unmap(std::uint64_t base, std::uint64_t bytes);
+  Result SetAccess(const request::SetAccess& set, std::span<const AccessDescription> descriptions);
+  Result GetAccess(std::uint64_t address, std::uint64_t ordinal, std::uint64_t& flags);
+  Result IpcExport(std::uint64_t address, request::IpcExport::Reply& reply);
+  Result IpcOpen(Id context, const request::IpcOpen& open, std::uint64_t& address);
+  Result IpcClose(std::uint64_t address, std::uint64_t& freed_bytes);
 
   Result StreamCreate(Id context, std::uint32_t flags, std::int32_t priority, Id& stream);
   Result StreamDestroy(Id stream);
@@ -100,6 +127,8 @@ class Session {
   Result ModuleFunction(Id module, std::string_view name, FunctionDescription& function,
                         std::vector<ParameterPlace>& places);
   Result ModuleGlobal(Id module, std::string_view name, std::uint64_t& address, std::uint64_t& bytes);
+  // The name is empty if there are fewer kernels.
+  Result ModuleKernel(Id module, std::uint32_t index, std::uint32_t& count, std::string& name);
   Result FunctionInfo(Id function, FunctionDescription& info, std::string& name);
   Result FunctionSet(Id function, std::uint32_t max_dynamic_shared_bytes);
   Result Launch(Id context, const request::Launch& launch, std::span<const std::byte> parameters);
@@ -136,8 +165,22 @@ class Session {
     const ptx::Kernel* kernel = nullptr;  // In the module's code.
     std::uint32_t max_dynamic_shared_bytes = 0;
   };
-  // What kernels see of memory. Immutable; shared by the launches that were added while it was so.
-  using MemoryMap = std::vector<ptx::Segment>;
+  // What kernels of each device see; null: memory has changed since. Shared by the kernels that run.
+  struct MemoryMaps {
+    std::array<std::shared_ptr<const MemoryMap>, kMaxDevices> of_device;
+    void reset() { of_device.fill(nullptr); }
+  };
+  // While one lives, no bytes move from where pointers into device memory say they are.
+  class UseOfMemory {
+   public:
+    explicit UseOfMemory(Session& session);
+    ~UseOfMemory();
+    UseOfMemory(const UseOfMemory&) = delete;
+    UseOfMemory& operator=(const UseOfMemory&) = delete;
+
+   private:
+    Session& session_;
+  };
 
   void Log(const std::string& line);
   Id NewId() { return next_id_++; }
@@ -147,15 +190,14 @@ class Session {
   Id FindPrimary(std::uint32_t ordinal) const;
   Result StreamOf(Id context, Id stream, Id& found);
   Arena* ArenaOf(std::uint64_t address) const;
-  std::byte* BytesOfView(std::uint64_t address, std::uint64_t bytes) const;
-  // The bytes [address, address + bytes), or null if they are not of one allocation.
-  std::byte* Bytes(std::uint64_t address, std::uint64_t bytes) const;
-  std::shared_ptr<const MemoryMap> CurrentMap();
+  // Waits until nothing uses memory, so that it may be moved. REQUIRES: `lock` holds mutex_
+  bool WaitUnused(std::unique_lock<std::mutex>& lock);
+  std::shared_ptr<const MemoryMap> CurrentMap(std::uint32_t ordinal);
   Result AddWork(Id context, Id stream, bool wait, Scheduler::Work work);
   Result PlaceVariables(Module& module, bool restore);
   Result RunKernel(const ptx::Module& code, const ptx::Kernel& kernel, const request::Launch& launch,
                    std::span<const std::byte> parameters, std::span<const std::uint64_t> addresses,
-                   const MemoryMap& map);
+                   std::uint32_t ordinal);
   Result CheckLaunch(const Function& function, const request::Launch& launch, std::size_t parameter_bytes) const;
   FunctionDescription Describe(Id id, const Function& function) const;
   Scheduler::Clock::time_point ToClock(std::int64_t session_ns) const;
@@ -166,13 +208,19 @@ class Session {
   std::atomic<int> log_lines_{0};
   mutable std::mutex mutex_;  // Guards all below; not held while waiting.
   std::vector<std::unique_ptr<Arena>> arenas_;
+  std::map<std::uint64_t, std::unique_ptr<View>> views_;  // By base.
+  AddressSpace space_;
+  SharedMemoryTable& shared_;
+  std::condition_variable memory_unused_;
+  std::size_t memory_uses_ = 0;
+  std::size_t movers_ = 0;      // Who wait for memory_uses_ to become 0; new uses wait for them.
+  std::set<Id> copying_turns_;  // Uses of memory by the client.
   std::map<Id, Context> contexts_;
   std::map<Id, Event> events_;
   std::map<Id, Module> modules_;
   std::map<Id, Function> functions_;
   std::array<std::uint32_t, kMaxDevices> primary_flags_{};
-  std::map<std::uint64_t, std::unique_ptr<View>> views_;  // By base.
-  std::shared_ptr<const MemoryMap> map_;                  // Null: memory has changed since.
+  MemoryMaps map_;
   std::size_t module_bytes_ = 0;
   Id next_id_ = kFirstId;
   Scheduler::Clock::time_point epoch_ = Scheduler::Clock::now();  // Session time 0.

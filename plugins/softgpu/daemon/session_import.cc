@@ -16,10 +16,11 @@ std::int64_t Session::ToSession(Scheduler::Clock::time_point time) const {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(time - epoch_).count();
 }
 
-SessionState Session::Export() {
+CUresult Session::Export(SessionState& state) {
   scheduler_.WaitAll(std::nullopt);
   const std::lock_guard lock(mutex_);
-  SessionState state;
+  // What other processes have, too, cannot be taken away and given back behind their backs.
+  if (space_.has_shared()) return cuda_abi::CUDA_ERROR_NOT_SUPPORTED;
   state.next_id = next_id_;
   state.now_ns = ToSession(Scheduler::Clock::now());
   for (const auto& [id, context] : contexts_) {
@@ -43,7 +44,8 @@ SessionState Session::Export() {
   for (const auto& arena : arenas_) {
     for (const auto& [base, allocation] : arena->allocations()) state.allocations.push_back(allocation);
   }
-  return state;
+  space_.Save(state);
+  return cuda_abi::CUDA_SUCCESS;
 }
 
 CUresult Session::Import(SessionState state) {
@@ -81,9 +83,11 @@ CUresult Session::Import(SessionState state) {
   }
   for (const Allocation& allocation : state.allocations) {
     Arena* arena = ArenaOf(allocation.base);
-    if (arena == nullptr || !contexts_.contains(allocation.context)) return kBad;
+    if (arena == nullptr || allocation.is_moved) return kBad;
+    if (!allocation.is_physical && !contexts_.contains(allocation.context)) return kBad;
     if (const CUresult added = arena->AllocateAt(allocation); added != cuda_abi::CUDA_SUCCESS) return added;
   }
+  if (const CUresult loaded = space_.Load(state, is_new); loaded != cuda_abi::CUDA_SUCCESS) return loaded;
   for (SessionState::Module& saved : state.modules) {
     if (!is_new(saved.id) || !contexts_.contains(saved.context) || modules_.size() >= kMaxModules) return kBad;
     Module module;

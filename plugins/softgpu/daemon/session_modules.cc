@@ -78,12 +78,17 @@ CUresult Session::PlaceVariables(Module& module, bool restore) {
   if (bytes == 0) return cuda_abi::CUDA_SUCCESS;
   if (!restore) {
     Arena& arena = *arenas_[contexts_[module.context].ordinal];
-    const CUresult result = arena.Allocate(bytes, module.context, /*is_module=*/true, module.variables_base);
+    Allocation allocation{0, bytes, module.context, /*is_module=*/true, false, false};
+    const CUresult result = arena.Allocate(allocation);
     if (result != cuda_abi::CUDA_SUCCESS) return result;
+    module.variables_base = allocation.base;
     map_.reset();
   }
-  std::byte* host = Bytes(module.variables_base, bytes);
-  if (host == nullptr) return cuda_abi::CUDA_ERROR_INVALID_VALUE;
+  std::vector<AddressSpace::Piece> pieces;
+  if (!space_.Locate(module.variables_base, bytes, /*write=*/true, pieces) || pieces.size() != 1) {
+    return cuda_abi::CUDA_ERROR_INVALID_VALUE;
+  }
+  std::byte* host = pieces[0].host;
   for (const std::uint64_t offset : offsets) module.addresses.push_back(module.variables_base + offset);
   if (restore) return cuda_abi::CUDA_SUCCESS;
   for (std::size_t i = 0; i < offsets.size(); ++i) {
@@ -196,6 +201,16 @@ CUresult Session::ModuleGlobal(Id module, std::string_view name, std::uint64_t& 
   return cuda_abi::CUDA_SUCCESS;
 }
 
+CUresult Session::ModuleKernel(Id module, std::uint32_t index, std::uint32_t& count, std::string& name) {
+  const std::lock_guard lock(mutex_);
+  const auto found = modules_.find(module);
+  if (found == modules_.end()) return cuda_abi::CUDA_ERROR_INVALID_HANDLE;
+  const auto& kernels = found->second.code->kernels();
+  count = static_cast<std::uint32_t>(kernels.size());
+  if (index < kernels.size() && kernels[index].name.size() <= kMaxNameBytes) name = kernels[index].name;
+  return cuda_abi::CUDA_SUCCESS;
+}
+
 CUresult Session::FunctionInfo(Id function, FunctionDescription& info, std::string& name) {
   const std::lock_guard lock(mutex_);
   const auto found = functions_.find(function);
@@ -237,8 +252,14 @@ CUresult Session::CheckLaunch(const Function& function, const request::Launch& l
 
 CUresult Session::RunKernel(const ptx::Module& code, const ptx::Kernel& kernel, const request::Launch& launch,
                             std::span<const std::byte> parameters, std::span<const std::uint64_t> addresses,
-                            const MemoryMap& map) {
-  MapMemory memory(map);
+                            std::uint32_t ordinal) {
+  const UseOfMemory use(*this);
+  std::shared_ptr<const MemoryMap> map;
+  {
+    const std::lock_guard lock(mutex_);
+    map = CurrentMap(ordinal);
+  }
+  MapMemory memory(map->segments);
   ptx::LaunchConfig config;
   config.grid = {launch.grid[0], launch.grid[1], launch.grid[2]};
   config.block = {launch.block[0], launch.block[1], launch.block[2]};
@@ -255,6 +276,10 @@ CUresult Session::RunKernel(const ptx::Module& code, const ptx::Kernel& kernel, 
 
 CUresult Session::Launch(Id context, const request::Launch& launch, std::span<const std::byte> parameters) {
   Scheduler::Work work;
+  Id stream = 0;
+  if (const CUresult result = StreamOf(context, launch.stream, stream); result != cuda_abi::CUDA_SUCCESS) return result;
+  const auto stream_info = scheduler_.FindStream(stream);
+  if (!stream_info) return cuda_abi::CUDA_ERROR_INVALID_HANDLE;
   {
     const std::lock_guard lock(mutex_);
     const auto function = functions_.find(launch.function);
@@ -262,9 +287,11 @@ CUresult Session::Launch(Id context, const request::Launch& launch, std::span<co
     const CUresult result = CheckLaunch(function->second, launch, parameters.size());
     if (result != cuda_abi::CUDA_SUCCESS) return result;
     const Module& module = modules_.at(function->second.module);
-    work = [this, launch, code = module.code, kernel = function->second.kernel, map = CurrentMap(),
+    const auto owner = contexts_.find(stream_info->context);
+    if (owner == contexts_.end()) return cuda_abi::CUDA_ERROR_INVALID_CONTEXT;
+    work = [this, launch, code = module.code, kernel = function->second.kernel, ordinal = owner->second.ordinal,
             addresses = module.addresses, packed = std::vector<std::byte>(parameters.begin(), parameters.end())] {
-      return RunKernel(*code, *kernel, launch, packed, addresses, *map);
+      return RunKernel(*code, *kernel, launch, packed, addresses, ordinal);
     };
   }
   return AddWork(context, launch.stream, /*wait=*/false, std::move(work));

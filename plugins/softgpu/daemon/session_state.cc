@@ -42,6 +42,12 @@ class Reader {
     std::memcpy(&value, bytes_.data(), sizeof(value));
     bytes_ = bytes_.subspan(sizeof(value));
   }
+  // Any byte but 0 and 1 in a bool is undefined behaviour.
+  void operator()(bool& value) {
+    std::uint8_t byte = 0;
+    (*this)(byte);
+    value = byte != 0;
+  }
   void operator()(std::string& text) {
     std::uint32_t size = 0;
     (*this)(size);
@@ -97,7 +103,26 @@ template <typename Archive, typename Item>
 void Fields(Archive& archive, Item& item)
   requires requires { item.is_module; }
 {
-  archive(item.base), archive(item.bytes), archive(item.context), archive(item.is_module);
+  archive(item.base), archive(item.bytes), archive(item.context), archive(item.is_module), archive(item.is_physical);
+}
+template <typename Archive, typename Item>
+void Fields(Archive& archive, Item& item)
+  requires requires { item.reserved_bytes; }
+{
+  archive(item.base), archive(item.reserved_bytes);
+}
+template <typename Archive, typename Item>
+void Fields(Archive& archive, Item& item)
+  requires requires { item.handle_types; }
+{
+  archive(item.id), archive(item.place), archive(item.bytes), archive(item.handle_count), archive(item.ordinal),
+      archive(item.handle_types), archive(item.compression), archive(item.is_rdma_capable), archive(item.usage);
+}
+template <typename Archive, typename Item>
+void Fields(Archive& archive, Item& item)
+  requires requires { item.access_bits; }
+{
+  archive(item.base), archive(item.bytes), archive(item.physical), archive(item.offset), archive(item.access_bits);
 }
 
 template <typename Item>
@@ -128,6 +153,9 @@ std::vector<std::byte> SaveState(const SessionState& state) {
   SaveList(writer, state.modules);
   SaveList(writer, state.functions);
   SaveList(writer, state.allocations);
+  SaveList(writer, state.reservations);
+  SaveList(writer, state.physicals);
+  SaveList(writer, state.mappings);
   return writer.Take();
 }
 
@@ -145,6 +173,9 @@ std::optional<SessionState> LoadState(std::span<const std::byte> bytes) {
   LoadList(reader, state.modules);
   LoadList(reader, state.functions);
   LoadList(reader, state.allocations);
+  LoadList(reader, state.reservations);
+  LoadList(reader, state.physicals);
+  LoadList(reader, state.mappings);
   if (reader.failed() || reader.left() != 0) return std::nullopt;
   return state;
 }

@@ -18,7 +18,7 @@
 
 namespace softgpu {
 
-inline constexpr std::uint32_t kStateVersion = 1;
+inline constexpr std::uint32_t kStateVersion = 2;
 inline constexpr std::size_t kMaxStateBytes = std::size_t{256} << 20;
 
 struct SessionState {
@@ -56,6 +56,30 @@ struct SessionState {
     std::string name;
   };
 
+  // Of cuMemCreate; its bytes are an allocation.
+  struct Physical {
+    Id id = 0;
+    std::uint64_t place = 0;
+    std::uint64_t bytes = 0;
+    std::uint32_t handle_count = 0;
+    std::uint32_t ordinal = 0;
+    std::uint32_t handle_types = 0;
+    std::uint32_t compression = 0;
+    std::uint32_t is_rdma_capable = 0;
+    std::uint32_t usage = 0;
+  };
+  struct Reservation {
+    std::uint64_t base = 0;
+    std::uint64_t reserved_bytes = 0;
+  };
+  struct Mapping {
+    std::uint64_t base = 0;
+    std::uint64_t bytes = 0;
+    Id physical = 0;
+    std::uint64_t offset = 0;
+    std::uint32_t access_bits = 0;  // Two per device.
+  };
+
   Id next_id = 1;
   std::int64_t now_ns = 0;  // Session time, which goes on where it stopped.
   std::vector<Context> contexts;
@@ -64,6 +88,9 @@ struct SessionState {
   std::vector<Module> modules;
   std::vector<Function> functions;
   std::vector<Allocation> allocations;
+  std::vector<Reservation> reservations;
+  std::vector<Physical> physicals;
+  std::vector<Mapping> mappings;
 };
 
 std::vector<std::byte> SaveState(const SessionState& state);

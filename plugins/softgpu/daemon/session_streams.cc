@@ -1,4 +1,6 @@
 // Session: streams and events.
+#include <algorithm>
+
 #include "plugins/softgpu/daemon/session.h"
 
 namespace softgpu {
@@ -9,6 +11,8 @@ CUresult Session::StreamCreate(Id context, std::uint32_t flags, std::int32_t pri
   if ((flags & ~static_cast<std::uint32_t>(cuda_abi::CU_STREAM_NON_BLOCKING)) != 0) {
     return cuda_abi::CUDA_ERROR_INVALID_VALUE;
   }
+  // Source: cuStreamCreateWithPriority: a priority outside the range is taken as the nearest one in it.
+  priority = std::clamp(priority, kGreatestPriority, 0);
   const std::lock_guard lock(mutex_);
   stream = NewId();
   return scheduler_.AddStream(stream, {context, flags, priority, /*is_default=*/false});

@@ -8,14 +8,6 @@ namespace softgpu {
 
 using cuda_abi::CUresult;
 
-std::byte* Session::BytesOfView(std::uint64_t address, std::uint64_t bytes) const {
-  auto next = views_.upper_bound(address);
-  if (next == views_.begin()) return nullptr;
-  const View& view = *std::prev(next)->second;
-  if (!view.contains(address) || bytes > view.bytes() - (address - view.base())) return nullptr;
-  return view.host(address);
-}
-
 CUresult Session::OpenView(const request::OpenView& open, int memory, std::span<const ViewPiece> pieces) {
   constexpr std::uint64_t kMaxAddress = std::uint64_t{1} << 56;
   if (open.base == 0 || open.base % Arena::kGranuleBytes != 0 || open.base > kMaxAddress) {
@@ -42,7 +34,9 @@ CUresult Session::OpenView(const request::OpenView& open, int memory, std::span<
 
 CUresult Session::CloseView(std::uint64_t base) {
   scheduler_.WaitAll(std::nullopt);
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
+  // What has begun since then must not find it gone.
+  if (!WaitUnused(lock)) return cuda_abi::CUDA_ERROR_DEINITIALIZED;
   map_.reset();
   return views_.erase(base) == 1 ? cuda_abi::CUDA_SUCCESS : cuda_abi::CUDA_ERROR_INVALID_VALUE;
 }
@@ -69,9 +63,8 @@ void Session::WaitForBandwidthAt(std::uint64_t address, std::uint64_t bytes) {
   std::uint64_t ordinal = kMaxDevices;
   {
     const std::lock_guard lock(mutex_);
-    for (std::size_t i = 0; i < arenas_.size(); ++i) {
-      if (arenas_[i]->contains(address)) ordinal = i;
-    }
+    request::MemFind::Reply found;
+    if (space_.Find(address, found)) ordinal = found.ordinal;
   }
   WaitForBandwidth(ordinal, bytes);
 }

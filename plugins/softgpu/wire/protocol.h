@@ -27,6 +27,7 @@ inline constexpr std::size_t kMaxSpanBytes = std::size_t{1} << 40;         // Ad
 inline constexpr std::size_t kMaxModuleTextBytes = std::size_t{64} << 20;  // As ptx::kMaxTextBytes.
 inline constexpr std::size_t kMaxNameBytes = 4096;                         // Of a kernel or a variable.
 inline constexpr std::size_t kMaxParameters = 4096;                        // Of a kernel.
+inline constexpr std::int32_t kGreatestPriority = -5;                      // Of streams; the least is 0.
 
 using Uuid = std::array<std::uint8_t, 16>;
 using Token = std::array<std::uint8_t, 16>;
@@ -92,6 +93,24 @@ enum class Op : std::uint32_t {
   kOpenView,
   kCloseView,
   kFaultControl,
+  kReserve,
+  kUnreserve,
+  kPhysicalCreate,
+  kPhysicalRelease,
+  kPhysicalRetain,
+  kPhysicalInfo,
+  kPhysicalExport,
+  kPhysicalImport,
+  kMap,
+  kUnmap,
+  kSetAccess,
+  kGetAccess,
+  kIpcExport,
+  kIpcOpen,
+  kIpcClose,
+  kTranslate,
+  kCopyNow,
+  kModuleKernel,
 };
 
 // Behaviour of real drivers that the daemon can be told to show, by the numbers that docs/software_gpu.md explains. The
@@ -328,9 +347,9 @@ struct MemFind {
   struct Reply {
     std::uint64_t base = 0;
     std::uint64_t bytes = 0;
-    Id context = 0;
+    Id context = 0;  // 0 if it is mapped.
     std::uint32_t ordinal = 0;
-    std::uint32_t reserved = 0;
+    std::uint32_t is_mapped = 0;  // By Map or IpcOpen.
   };
   std::uint64_t address = 0;
 };
@@ -354,15 +373,17 @@ struct CopyOut {
 };
 
 // For copies too big to travel: the reply comes when the stream has come to it, and the stream then waits for
-// CopyTurnDone while the client copies from or to the device's memfd itself.
+// CopyTurnDone while the client copies from or to the device's memfd itself, or by Translate and CopyNow.
 struct CopyTurn {
   static constexpr Op kOp = Op::kCopyTurn;
   struct Reply {
     Id turn = 0;
+    std::uint64_t is_linear = 0;  // Address base + n is byte n of the device's memfd; else ask Translate.
   };
   Id stream = 0;
   std::uint64_t address = 0;
   std::uint64_t bytes = 0;
+  std::uint64_t to_device = 0;
 };
 
 struct CopyTurnDone {
@@ -388,8 +409,11 @@ struct CopyDevice {
   Id stream = 0;
   std::uint64_t to = 0;
   std::uint64_t from = 0;
-  std::uint64_t bytes = 0;
+  std::uint64_t bytes = 0;  // Of one row.
   std::uint64_t wait = 0;
+  std::uint64_t rows = 1;
+  std::uint64_t to_pitch = 0;
+  std::uint64_t from_pitch = 0;
 };
 
 struct Fill {
@@ -397,10 +421,12 @@ struct Fill {
   using Reply = Empty;
   Id stream = 0;
   std::uint64_t address = 0;
-  std::uint64_t count = 0;
+  std::uint64_t count = 0;  // Of one row.
   std::uint32_t value = 0;
   std::uint32_t unit_bytes = 0;  // 1, 2 or 4.
   std::uint64_t wait = 0;
+  std::uint64_t rows = 1;
+  std::uint64_t pitch = 0;  // In bytes.
 };
 
 struct StreamCreate {
@@ -521,6 +547,17 @@ struct ModuleGlobal {
   Id module = 0;
 };
 
+// The reply's payload is the name of the module's kernel number `index`, or empty if there are fewer.
+struct ModuleKernel {
+  static constexpr Op kOp = Op::kModuleKernel;
+  struct Reply {
+    std::uint32_t count = 0;
+  };
+  Id module = 0;
+  std::uint32_t index = 0;
+  std::uint32_t reserved = 0;
+};
+
 // The reply's payload is the name, not the parameters.
 struct FunctionInfo {
   static constexpr Op kOp = Op::kFunctionInfo;
@@ -591,7 +628,8 @@ struct Drain {
   std::uint64_t timeout_ms = 0;  // 0: no limit.
 };
 
-// Everything but the bytes of device memory, in an fd. REQUIRES: no work is pending
+// Everything but the bytes of device memory, in an fd. NOT_SUPPORTED: memory is shared with other processes.
+// REQUIRES: no work is pending
 struct Export {
   static constexpr Op kOp = Op::kExport;
   struct Reply {

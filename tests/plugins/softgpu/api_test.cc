@@ -118,16 +118,29 @@ TEST_F(SoftGpuApiTest, LookupFollowsTheVersionAsked) {
               CHECK_THAT(found == reinterpret_cast<void*>(cuda.cuMemAlloc_v2));
               CHECK_OK(cuda.cuGetProcAddress_v2("cuMemAlloc", &found, 2000, 0, &status));
               CHECK_THAT(status == CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT && found == nullptr);
-              CHECK_OK(cuda.cuGetProcAddress_v2("cuGraphCreate", &found, 13000, 0, &status));
+              CHECK_OK(cuda.cuGetProcAddress_v2("cuNoSuchFunction", &found, 13000, 0, &status));
               CHECK_THAT(status == CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND);
-              CHECK_RESULT(cuda.cuGetProcAddress("cuGraphCreate", &found, 13000, 0), CUDA_ERROR_NOT_FOUND);
+              CHECK_RESULT(cuda.cuGetProcAddress("cuNoSuchFunction", &found, 13000, 0), CUDA_ERROR_NOT_FOUND);
+              // A real driver has it; here it can be called, and says no.
+              CHECK_OK(cuda.cuGetProcAddress("cuGraphCreate", &found, 13000, 0));
+              CHECK_RESULT(reinterpret_cast<CUresult (*)(void**, unsigned)>(found)(nullptr, 0),
+                           CUDA_ERROR_NOT_SUPPORTED);
+              CHECK_THAT(found == dlsym(cuda.library, "cuGraphCreate"));
               CHECK_OK(cuda.cuGetProcAddress("cuCheckpointProcessLock", &found, 12080, 0));
               CHECK_THAT(found == reinterpret_cast<void*>(cuda.cuCheckpointProcessLock));
-              // One name, two functions with different parameters.
-              CHECK_OK(cuda.cuGetProcAddress("cuCtxCreate", &found, 12000, 0));
+              // One name, three functions with different parameters.
+              CHECK_OK(cuda.cuGetProcAddress("cuCtxCreate", &found, 11030, 0));
               CHECK_THAT(found == reinterpret_cast<void*>(cuda.cuCtxCreate_v2));
+              CHECK_OK(cuda.cuGetProcAddress("cuCtxCreate", &found, 12000, 0));
+              CHECK_THAT(found == reinterpret_cast<void*>(cuda.cuCtxCreate_v3));
               CHECK_OK(cuda.cuGetProcAddress("cuCtxCreate", &found, 13000, 0));
               CHECK_THAT(found == reinterpret_cast<void*>(cuda.cuCtxCreate_v4));
+              // Of one age, the flavour that the flags ask for; both are one function here.
+              CHECK_OK(cuda.cuGetProcAddress("cuMemcpyHtoD", &found, 13000, kGetProcAddressPerThreadDefaultStream));
+              CHECK_THAT(found == reinterpret_cast<void*>(cuda.cuMemcpyHtoD_v2));
+              // An older name that takes the same parameters is as good; of 32-bit device pointers there are none.
+              CHECK_OK(cuda.cuGetProcAddress("cuCtxDestroy", &found, 3000, 0));
+              CHECK_THAT(found == reinterpret_cast<void*>(cuda.cuCtxDestroy_v2));
               CHECK_THAT(dlsym(cuda.library, "cuMemAlloc") != nullptr);
               const CUuuid id{};
               const void* table = nullptr;

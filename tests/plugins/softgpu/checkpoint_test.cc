@@ -669,5 +669,74 @@ TEST_F(SoftGpuCheckpointTest, HostFunctionsGoOnAfterAMove) {
   EXPECT_EQ(process.Wait(), 0);
 }
 
+// Mapped memory that adds 1 to itself at each step, and one more that is mapped nowhere.
+void RunMappedJob(Driver& cuda, Link& link) {
+  CUcontext context = nullptr;
+  CHECK_OK(cuda.cuInit(0));
+  CHECK_OK(cuda.cuDevicePrimaryCtxRetain(&context, 0));
+  CHECK_OK(cuda.cuCtxSetCurrent(context));
+  CUmodule module = nullptr;
+  CUfunction add = nullptr;
+  CHECK_OK(cuda.cuModuleLoadData(&module, kKernels));
+  CHECK_OK(cuda.cuModuleGetFunction(&add, module, "add"));
+  constexpr std::size_t kGranule = std::size_t{2} << 20;
+  CUmemAllocationProp properties{};
+  properties.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+  properties.location = {CU_MEM_LOCATION_TYPE_DEVICE, 0};
+  CUdeviceptr linear = 0;
+  CUdeviceptr base = 0;
+  CUmemGenericAllocationHandle pieces[3];
+  CHECK_OK(cuda.cuMemAddressReserve(&base, 4 * kGranule, 0, 0, 0));
+  for (auto& piece : pieces) CHECK_OK(cuda.cuMemCreate(&piece, kGranule, &properties, 0));
+  CHECK_OK(cuda.cuMemAlloc_v2(&linear, 12345));
+  CHECK_OK(cuda.cuMemMap(base + kGranule, kGranule, 0, pieces[2], 0));
+  CHECK_OK(cuda.cuMemMap(base + 2 * kGranule, kGranule, 0, pieces[0], 0));
+  const CUmemAccessDesc access{{CU_MEM_LOCATION_TYPE_DEVICE, 0}, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+  CHECK_OK(cuda.cuMemSetAccess(base + kGranule, 2 * kGranule, &access, 1));
+  CUdeviceptr data = base + kGranule;
+  unsigned items = 2 * kGranule / 4;
+  unsigned amount = 1;
+  CHECK_OK(cuda.cuMemsetD32_v2(data, 5, items));
+  std::vector<unsigned> back(items);
+  void* parameters[] = {&data, &items, &amount};
+  while (link.Receive() != 0) {
+    CHECK_OK(cuda.cuLaunchKernel(add, items / 256, 1, 1, 256, 1, 1, 0, nullptr, parameters, nullptr));
+    CHECK_OK(cuda.cuMemcpyDtoH_v2(back.data(), data, std::size_t{items} * 4));
+    std::uint64_t sum = data + linear + pieces[1];
+    for (const unsigned value : back) sum = sum * 31 + value;
+    link.Send(sum);
+  }
+  unsigned ignored = 0;
+  CHECK_RESULT(cuda.cuMemcpyDtoH_v2(&ignored, base, 4), CUDA_ERROR_INVALID_VALUE);
+  CHECK_OK(cuda.cuMemRelease(pieces[1]));
+  CHECK_OK(cuda.cuMemUnmap(data, 2 * kGranule));
+  CHECK_OK(cuda.cuMemAddressFree(base, 4 * kGranule));
+}
+
+TEST_F(SoftGpuCheckpointTest, MappedMemoryMovesToAnotherDaemon) {
+  SoftNode first({Spec(1)});
+  SoftNode second({Spec(2), Spec(3)});
+  PointAt(first);
+  GpuProcess undisturbed(first.socket(), &RunMappedJob);
+  GpuProcess job(socket_, &RunMappedJob);
+  // Addresses differ from process to process, and handles need not: so both sums begin with a step of their own.
+  std::uint64_t before[2] = {StepOf(job), StepOf(undisturbed)};
+  PointAt(second);
+  ASSERT_EQ(Lock(job.pid()), CUDA_SUCCESS);
+  ASSERT_EQ(Checkpoint(job.pid()), CUDA_SUCCESS);
+  ASSERT_EQ(Restore(job.pid(), {Pair(1, 3)}), CUDA_SUCCESS);
+  ASSERT_EQ(Unlock(job.pid()), CUDA_SUCCESS);
+  EXPECT_EQ(second.used_bytes(), (6 << 20) + 16384 + 4096);  // The last: a variable of the module.
+  for (int i = 0; i < 3; ++i) {
+    const std::uint64_t after[2] = {StepOf(job), StepOf(undisturbed)};
+    EXPECT_EQ(after[0] - before[0], after[1] - before[1]);
+    before[0] = after[0];
+    before[1] = after[1];
+  }
+  job.link().Send(0);
+  EXPECT_EQ(job.Wait(), 0);
+  EXPECT_TRUE(second.WaitUntilUnused());
+}
+
 }  // namespace
 }  // namespace softgpu_test

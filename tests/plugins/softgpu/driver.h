@@ -24,6 +24,8 @@ struct Driver {
 
   // Exits if the library is not as it must be.
   static Driver Open(const std::string& path);
+  // Functions that the library lacks are null.
+  static Driver OpenWhatIsThere(const std::string& path);
 };
 
 // The software GPU's, from the build tree.

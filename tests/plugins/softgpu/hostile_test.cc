@@ -150,7 +150,7 @@ TEST_F(SoftGpuHostileTest, RandomRequestsInASessionHarmNobody) {
     // Not those that wait for somebody: a turn, work for the service thread.
     do {
       header.op = static_cast<Op>(static_cast<unsigned>(Op::kPrimaryRetain) +
-                                  random() % (static_cast<unsigned>(Op::kExport) - 4));
+                                  random() % (static_cast<unsigned>(Op::kModuleKernel) - 3));
     } while (header.op == Op::kCopyTurn || header.op == Op::kServiceWait || header.op == Op::kHostFunction ||
              header.op == Op::kCopyDeferred);
     header.context = context.context;
@@ -212,7 +212,7 @@ TEST_F(SoftGpuHostileTest, WhatIsImportedIsChecked) {
     const UniqueFd file(memfd_create("state", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     std::vector<std::uint32_t> words(random() % 100);
     for (std::uint32_t& word : words) word = static_cast<std::uint32_t>(random() % 3 == 0 ? random() : random() % 5);
-    if (!words.empty() && i % 4 != 0) words[0] = 1;  // The version.
+    if (!words.empty() && i % 4 != 0) words[0] = 2;  // The version.
     ASSERT_EQ(write(file.get(), words.data(), words.size() * 4), static_cast<ssize_t>(words.size() * 4));
     import.state_bytes = i % 10 == 0 ? random() : words.size() * 4;  // Now and then more than there is.
     softgpu::SessionReply session;
@@ -328,7 +328,25 @@ TEST_F(SoftGpuHostileTest, WildHandlesAndAddressesAreErrors) {
       CHECK_RESULT(cuda.cuMemFree_v2(wild), CUDA_ERROR_INVALID_VALUE);
       CHECK_RESULT(cuda.cuMemsetD8_v2(wild, 0, 16), CUDA_ERROR_INVALID_VALUE);
       CHECK_RESULT(cuda.cuMemsetD8_v2(wild, 0, ~std::size_t{0}), CUDA_ERROR_INVALID_VALUE);
+      CHECK_RESULT(cuda.cuMemsetD2D8_v2(wild, ~std::size_t{0} / 2, 0, 16, 4), CUDA_ERROR_INVALID_VALUE);
+      CHECK_RESULT(cuda.cuMemRelease(wild), CUDA_ERROR_INVALID_VALUE);
+      CHECK_RESULT(cuda.cuMemMap(wild, 2 << 20, 0, wild, 0), CUDA_ERROR_INVALID_VALUE);
+      CHECK_RESULT(cuda.cuMemUnmap(wild, ~std::size_t{0}), CUDA_ERROR_INVALID_VALUE);
+      CHECK_RESULT(cuda.cuMemAddressFree(wild, 2 << 20), CUDA_ERROR_INVALID_VALUE);
+      CHECK_RESULT(cuda.cuIpcCloseMemHandle(wild), CUDA_ERROR_INVALID_VALUE);
+      CHECK_RESULT(cuda.cuLibraryUnload(reinterpret_cast<CUlibrary>(wild)), CUDA_ERROR_INVALID_HANDLE);
     }
+    // What is no shared memory is not imported, whatever it is.
+    CUmemGenericAllocationHandle imported = 0;
+    const int zero = open("/dev/zero", O_RDWR | O_CLOEXEC);
+    CHECK_RESULT(cuda.cuMemImportFromShareableHandle(&imported, reinterpret_cast<void*>(std::intptr_t{zero}),
+                                                     CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR),
+                 CUDA_ERROR_INVALID_VALUE);
+    CUipcMemHandle handle{};
+    std::memset(&handle, 0x53, sizeof(handle));
+    CUdeviceptr opened = 0;
+    CHECK_RESULT(cuda.cuIpcOpenMemHandle_v2(&opened, handle, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS),
+                 CUDA_ERROR_INVALID_VALUE);
     // The context's id is no stream for the application to end.
     CHECK_RESULT(cuda.cuStreamDestroy_v2(reinterpret_cast<CUstream>(context)), CUDA_ERROR_INVALID_HANDLE);
   });

@@ -130,7 +130,10 @@ SessionState SampleState() {
   state.events = {{8, 1, 2, 1, -9}};
   state.modules = {{10, 1, 4096, "text"}};
   state.functions = {{11, 10, 12, "name"}};
-  state.allocations = {{4096, 13, 1, true}, {8192, 1, 1, false}};
+  state.allocations = {{4096, 13, 1, true, false, false}, {8192, 1, 1, false, false, false}};
+  state.reservations = {{1 << 21, 1 << 22}};
+  state.physicals = {{12, 8192, 1, 1, 0, 1, 0, 0, 0}};
+  state.mappings = {{1 << 21, 1, 12, 0, 3}};
   return state;
 }
 
@@ -202,6 +205,15 @@ class ArenaTest : public testing::Test {
     description.memory_bytes = 1 << 20;
     return description;
   }
+  cuda_abi::CUresult Allocate(std::uint64_t bytes, std::uint64_t& address) {
+    Allocation allocation;
+    allocation.bytes = bytes;
+    allocation.context = 1;
+    const cuda_abi::CUresult result = arena_->Allocate(allocation);
+    address = allocation.base;
+    return result;
+  }
+
   static constexpr std::uint64_t kBase = std::uint64_t{1} << 40;
   Device device_{Description()};
   std::unique_ptr<Arena> arena_ = Arena::Create(device_, kBase, 2 << 20);
@@ -213,7 +225,7 @@ TEST_F(ArenaTest, GivesOutWhatWasFreedAndNeverTheSameTwice) {
   for (int i = 0; i < 5000; ++i) {
     std::uint64_t address = 0;
     const std::uint64_t bytes = 1 + random() % 30000;
-    if (arena_->Allocate(bytes, 1, false, address) == cuda_abi::CUDA_SUCCESS) {
+    if (Allocate(bytes, address) == cuda_abi::CUDA_SUCCESS) {
       const auto next = mine.lower_bound(address);
       ASSERT_TRUE(next == mine.end() || address + bytes <= next->first);
       ASSERT_TRUE(next == mine.begin() || std::prev(next)->first + std::prev(next)->second <= address);
@@ -234,9 +246,9 @@ TEST_F(ArenaTest, GivesOutWhatWasFreedAndNeverTheSameTwice) {
 
 TEST_F(ArenaTest, CapacityIsTheDevicesNotTheRanges) {
   std::uint64_t address = 0;
-  EXPECT_EQ(arena_->Allocate((1 << 20) + 1, 1, false, address), cuda_abi::CUDA_ERROR_OUT_OF_MEMORY);
-  EXPECT_EQ(arena_->Allocate(1 << 20, 1, false, address), cuda_abi::CUDA_SUCCESS);
-  EXPECT_EQ(arena_->Allocate(1, 1, false, address), cuda_abi::CUDA_ERROR_OUT_OF_MEMORY);
+  EXPECT_EQ(Allocate((1 << 20) + 1, address), cuda_abi::CUDA_ERROR_OUT_OF_MEMORY);
+  EXPECT_EQ(Allocate(1 << 20, address), cuda_abi::CUDA_SUCCESS);
+  EXPECT_EQ(Allocate(1, address), cuda_abi::CUDA_ERROR_OUT_OF_MEMORY);
   arena_.reset();
   EXPECT_EQ(device_.Describe().used_bytes, 0U);
   EXPECT_EQ(device_.Describe().session_count, 0U);
