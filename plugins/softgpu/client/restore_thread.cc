@@ -235,7 +235,8 @@ CUresult RestoreThread::Checkpoint() {
   if (result == cuda_abi::CUDA_SUCCESS) result = SavePieces(/*is_custom=*/false);
   if (result != cuda_abi::CUDA_SUCCESS) {
     DropSaved();
-    if (result == cuda_abi::CUDA_ERROR_OPERATING_SYSTEM) {
+    // Not supported: memory that other processes have, too. As with F2, that is the end of it.
+    if (result == cuda_abi::CUDA_ERROR_OPERATING_SYSTEM || result == cuda_abi::CUDA_ERROR_NOT_SUPPORTED) {
       set_state(cuda_abi::CU_PROCESS_STATE_FAILED);
       client_.gate().Open();
     }
@@ -263,7 +264,7 @@ CUresult RestoreThread::CheckpointCustom() {
   if (result == cuda_abi::CUDA_SUCCESS) result = ShowPieces(client_.link());
   if (result != cuda_abi::CUDA_SUCCESS) {
     DropSaved();
-    if (result == cuda_abi::CUDA_ERROR_OPERATING_SYSTEM) {
+    if (result == cuda_abi::CUDA_ERROR_OPERATING_SYSTEM || result == cuda_abi::CUDA_ERROR_NOT_SUPPORTED) {
       set_state(cuda_abi::CU_PROCESS_STATE_FAILED);
       client_.gate().Open();
     }

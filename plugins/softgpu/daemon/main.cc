@@ -15,6 +15,7 @@
 #include <variant>
 #include <vector>
 
+#include "plugins/softgpu/daemon/choose_build.h"
 #include "plugins/softgpu/daemon/device.h"
 #include "plugins/softgpu/daemon/fault_table.h"
 #include "plugins/softgpu/daemon/server.h"
@@ -295,5 +296,7 @@ int main(int argc, char** argv) {
   if (argc > 1 && std::strcmp(argv[1], "ctl") == 0) return softgpu::Control(argc, argv);
   softgpu::Options options;
   if (const int status = softgpu::ParseOptions(argc, argv, options); status != 0) return status;
-  return options.status ? softgpu::PrintStatus(options.socket) : softgpu::Serve(options);
+  if (options.status) return softgpu::PrintStatus(options.socket);
+  std::fprintf(stderr, "softgpud: %s\n", softgpu::ChooseBuild(argv));
+  return softgpu::Serve(options);
 }

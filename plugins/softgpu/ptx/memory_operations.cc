@@ -54,6 +54,74 @@ void ForEachResolved(Block& block, const Instruction& instruction, const Lanes& 
   }
 }
 
+// Are all of the first `count` rows different ones? `ld.v2 {%r1, %r1}` is odd, but no error.
+bool AreApart(const Instruction& instruction, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) {
+    for (std::size_t j = 0; j < i; ++j) {
+      if (instruction.rows[i] == instruction.rows[j]) return false;
+    }
+  }
+  return true;
+}
+
+// Memory may hold anything, so its elements alias anything.
+template <class U>
+using InMemory [[gnu::may_alias]] = U;
+
+// Of lanes one behind the other with kCount elements each: from memory, where a lane's elements lie together, to rows,
+// where all first elements do, and back. Plain loops of constant strides, which become shuffles of vector registers.
+template <class U, std::size_t kCount>
+void Deal(const std::byte* host, const std::array<U*, kCount>& rows, std::size_t first, std::size_t count) {
+  const auto* const from = reinterpret_cast<const InMemory<U>*>(host);
+  if constexpr (kCount == 2) {
+    U* const a = rows[0] + first;
+    U* const b = rows[1] + first;
+#pragma GCC ivdep
+    for (std::size_t i = 0; i < count; ++i) {
+      a[i] = from[2 * i];
+      b[i] = from[2 * i + 1];
+    }
+  } else if constexpr (kCount == 4) {
+    U* const a = rows[0] + first;
+    U* const b = rows[1] + first;
+    U* const c = rows[2] + first;
+    U* const d = rows[3] + first;
+#pragma GCC ivdep
+    for (std::size_t i = 0; i < count; ++i) {
+      a[i] = from[4 * i];
+      b[i] = from[4 * i + 1];
+      c[i] = from[4 * i + 2];
+      d[i] = from[4 * i + 3];
+    }
+  }
+}
+
+template <class U, std::size_t kCount>
+void Gather(std::byte* host, const std::array<U*, kCount>& rows, std::size_t first, std::size_t count) {
+  auto* const to = reinterpret_cast<InMemory<U>*>(host);
+  if constexpr (kCount == 2) {
+    const U* const a = rows[0] + first;
+    const U* const b = rows[1] + first;
+#pragma GCC ivdep
+    for (std::size_t i = 0; i < count; ++i) {
+      to[2 * i] = a[i];
+      to[2 * i + 1] = b[i];
+    }
+  } else if constexpr (kCount == 4) {
+    const U* const a = rows[0] + first;
+    const U* const b = rows[1] + first;
+    const U* const c = rows[2] + first;
+    const U* const d = rows[3] + first;
+#pragma GCC ivdep
+    for (std::size_t i = 0; i < count; ++i) {
+      to[4 * i] = a[i];
+      to[4 * i + 1] = b[i];
+      to[4 * i + 2] = c[i];
+      to[4 * i + 3] = d[i];
+    }
+  }
+}
+
 template <class U, std::size_t kCount>
 void Load(Block& block, const Instruction& instruction, const Lanes& lanes) {
   constexpr std::size_t kBytes = sizeof(U) * kCount;
@@ -71,6 +139,8 @@ void Load(Block& block, const Instruction& instruction, const Lanes& lanes) {
     ForEachLane(lanes, [row = rows[0], value](std::size_t lane) { row[lane] = value; });
   } else if (kCount == 1 && IsCoalesced(addresses, lanes, view, kBytes)) {
     std::memcpy(rows[0] + lanes.first, view.host, lanes.count * kBytes);
+  } else if (kCount > 1 && IsCoalesced(addresses, lanes, view, kBytes) && AreApart(instruction, kCount)) {
+    Deal<U, kCount>(view.host, rows, lanes.first, lanes.count);
   } else {
     const std::byte* const origin = view.host;
     const std::uint64_t base = view.base - static_cast<std::uint64_t>(instruction.displacement);
@@ -95,6 +165,10 @@ void Store(Block& block, const Instruction& instruction, const Lanes& lanes) {
   const std::uint64_t* const addresses = block.Row<std::uint64_t>(instruction.rows[kAddressRow]);
   if (kCount == 1 && IsCoalesced(addresses, lanes, view, kBytes)) {
     std::memcpy(view.host, rows[0] + lanes.first, lanes.count * kBytes);
+    return;
+  }
+  if (kCount > 1 && IsCoalesced(addresses, lanes, view, kBytes)) {
+    Gather<U, kCount>(view.host, rows, lanes.first, lanes.count);
     return;
   }
   // In order: of lanes that write to one place, the last wins.

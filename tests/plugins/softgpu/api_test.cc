@@ -2,7 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <numeric>
 #include <string>
 #include <thread>
@@ -491,6 +493,31 @@ TEST_F(SoftGpuApiTest, ManyThreadsShareTheSession) {
               for (std::thread& thread : threads) thread.join();
             }),
             0);
+}
+
+TEST(SoftGpuBuildTest, TheBaselineBuildRunsKernels) {
+  setenv("SOFTGPU_BUILD", "baseline", 1);
+  SoftNode node({"memory=64MiB"});
+  unsetenv("SOFTGPU_BUILD");
+  EXPECT_EQ(std::filesystem::read_symlink("/proc/" + std::to_string(node.pid()) + "/exe").filename(), "softgpud");
+  GpuProcess process(node.socket(), [](Driver& cuda, Link&) {
+    Begin(cuda);
+    CUfunction fill = Load(cuda, "fill");
+    unsigned items = 1000;
+    CUdeviceptr data = 0;
+    CHECK_OK(cuda.cuMemAlloc_v2(&data, items * 4));
+    CHECK_OK(Launch(cuda, fill, nullptr, {&data, &items}, items));
+    unsigned back = 0;
+    CHECK_OK(cuda.cuMemcpyDtoH_v2(&back, data + 3996, 4));
+    CHECK_THAT(back == 999);
+  });
+  EXPECT_EQ(process.Wait(), 0);
+}
+
+TEST(SoftGpuBuildTest, TheFastBuildRunsWhereItCan) {
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) GTEST_SKIP() << "no AVX2";
+  SoftNode node({"memory=64MiB"});
+  EXPECT_EQ(std::filesystem::read_symlink("/proc/" + std::to_string(node.pid()) + "/exe").filename(), "softgpud-v3");
 }
 
 }  // namespace

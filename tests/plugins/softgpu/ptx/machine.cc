@@ -58,8 +58,10 @@ LaunchResult Machine::Run(std::string_view kernel, Dim3 grid, Dim3 block, const 
                 memory);
 }
 
+std::string KernelPath(const std::string& name) { return std::string(SOFTGPU_KERNELS) + "/" + name; }
+
 std::string ReadKernels(const std::string& name) {
-  std::ifstream file(std::string(SOFTGPU_KERNELS) + "/" + name, std::ios::binary);
+  std::ifstream file(KernelPath(name), std::ios::binary);
   return std::string(std::istreambuf_iterator<char>(file), {});
 }
 

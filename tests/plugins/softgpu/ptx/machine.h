@@ -79,7 +79,8 @@ class Machine {
   std::vector<std::uint64_t> global_addresses;
 };
 
-// The text of a file in tests/workloads/kernels.
+// Of a file in tests/workloads/kernels, and its text.
+std::string KernelPath(const std::string& name);
 std::string ReadKernels(const std::string& name);
 
 }  // namespace softgpu::ptx

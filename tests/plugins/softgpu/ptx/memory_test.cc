@@ -65,6 +65,51 @@ TEST(MemoryTest, VectorsAndTheirAddressRegisterMayOverlap) {
   EXPECT_THAT(RunOn(machine, 1, {1, 2, 3, 4, 0, 0, 0, 0}), ElementsAre(1, 2, 3, 4, 3, 4, 1, 2));
 }
 
+// Neighbouring lanes with neighbouring vectors go a way of their own; each element must still find its register.
+TEST(MemoryTest, NeighbouringVectorsAreDealtAndGathered) {
+  struct Shape {
+    std::uint32_t bytes, count;
+  };
+  for (const auto [bytes, count] :
+       {Shape{1, 2}, Shape{1, 4}, Shape{2, 2}, Shape{2, 4}, Shape{4, 2}, Shape{4, 4}, Shape{8, 2}}) {
+    SCOPED_TRACE(fmt::format("v{} of {} bytes", count, bytes));
+    // Out comes each vector with its elements in reverse order.
+    const std::string access = fmt::format("global.v{}.b{}", count, bytes * 8);
+    const std::string bits = bytes == 8 ? "b64" : bytes == 4 ? "b32" : "b16";
+    const std::string forward = count == 2 ? "{%e0, %e1}" : "{%e0, %e1, %e2, %e3}";
+    const std::string reverse = count == 2 ? "{%e1, %e0}" : "{%e3, %e2, %e1, %e0}";
+    Machine machine(fmt::format(R"(.version 7.5
+.target sm_80
+.address_size 64
+.visible .entry reverse(.param .u64 from, .param .u64 to) {{
+  .reg .{} %e<4>;
+  .reg .b32 %t;
+  .reg .b64 %f, %g;
+  ld.param.u64 %f, [from];
+  ld.param.u64 %g, [to];
+  mov.u32 %t, %tid.x;
+  mad.wide.u32 %f, %t, {}, %f;
+  mad.wide.u32 %g, %t, {}, %g;
+  ld.{} {}, [%f];
+  st.{} [%g], {};
+  ret;
+}})",
+                                bits, bytes * count, bytes * count, access, forward, access, reverse));
+    const std::uint32_t lanes = 75;
+    std::vector<std::uint8_t> from(lanes * bytes * count), expected(from.size());
+    for (std::size_t i = 0; i < from.size(); ++i) from[i] = static_cast<std::uint8_t>(i * 37 + 11);
+    for (std::size_t i = 0; i < lanes * count; ++i) {
+      const std::size_t mirrored = i / count * count + (count - 1 - i % count);
+      std::copy_n(from.begin() + static_cast<long>(i * bytes), bytes,
+                  expected.begin() + static_cast<long>(mirrored * bytes));
+    }
+    const std::uint64_t to = machine.Upload(std::vector<std::uint8_t>(from.size()));
+    const LaunchResult result = machine.Run("reverse", {1, 1, 1}, {lanes, 1, 1}, Arguments(machine.Upload(from), to));
+    ASSERT_EQ(result.status, LaunchStatus::kDone) << result.detail;
+    EXPECT_EQ(machine.Download<std::uint8_t>(to, from.size()), expected);
+  }
+}
+
 TEST(MemoryTest, GatherScatterAndBroadcast) {
   Machine machine(Kernel(R"(
   sub.u32 %v, 63, %t;
