@@ -95,7 +95,7 @@ BENCHMARK(BM_HashPlain);
 // Items are fused multiply-adds.
 void BM_MatmulInterpreted(benchmark::State& state) {
   Machine machine(ReadKernels("ten_kernels.ptx"));
-  const std::uint32_t size = 128;
+  const std::uint32_t size = 256;
   const std::vector<float> values(size * size, 0.5f);
   const Arguments arguments(machine.Upload(values), machine.Upload(values), machine.Upload(values), size);
   RunKernel(state, machine, "matmul", {size / 16, size / 16, 1}, {16, 16, 1}, arguments,
@@ -104,7 +104,7 @@ void BM_MatmulInterpreted(benchmark::State& state) {
 BENCHMARK(BM_MatmulInterpreted);
 
 void BM_MatmulPlain(benchmark::State& state) {
-  constexpr std::size_t kSize = 128;
+  constexpr std::size_t kSize = 256;
   const std::vector<float> a(kSize * kSize, 0.5f), b(kSize * kSize, 0.5f);
   std::vector<float> c(kSize * kSize);
   for (auto _ : state) {
