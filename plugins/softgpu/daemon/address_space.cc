@@ -341,6 +341,7 @@ CUresult AddressSpace::Share(Id handle, SharedMemoryTable& table, std::shared_pt
   if (found == physicals_.end() || found->second.handle_count == 0) return kBad;
   Physical& physical = found->second;
   if (physical.shared == nullptr) {
+    if (SharedCount() >= kMaxShared) return cuda_abi::CUDA_ERROR_OUT_OF_MEMORY;
     Arena& arena = *arenas_[physical.properties.ordinal];
     physical.shared =
         SharedMemory::Create(arena.device(), arena.host(physical.place), physical.bytes, number_, physical.properties);
@@ -359,6 +360,7 @@ CUresult AddressSpace::ShareLinear(std::uint64_t address, SharedMemoryTable& tab
   if (allocation == nullptr || allocation->is_module || allocation->is_physical) return kBad;
   const std::uint64_t base = allocation->base;
   if (!allocation->is_moved) {
+    if (SharedCount() >= kMaxShared) return cuda_abi::CUDA_ERROR_OUT_OF_MEMORY;
     shared = SharedMemory::Create(arena->device(), arena->host(base), allocation->bytes, number_, {});
     if (shared == nullptr) return cuda_abi::CUDA_ERROR_OUT_OF_MEMORY;
     arena->Disown(base);
@@ -424,9 +426,10 @@ CUresult AddressSpace::IpcClose(std::uint64_t address, std::uint64_t& freed_byte
   return cuda_abi::CUDA_SUCCESS;
 }
 
-bool AddressSpace::has_shared() const {
-  return !shared_linear_.empty() || std::any_of(physicals_.begin(), physicals_.end(),
-                                                [](const auto& item) { return item.second.shared != nullptr; });
+std::size_t AddressSpace::SharedCount() const {
+  const auto count = std::count_if(physicals_.begin(), physicals_.end(),
+                                   [](const auto& item) { return item.second.shared != nullptr; });
+  return shared_linear_.size() + static_cast<std::size_t>(count);
 }
 
 // --- checkpoint ---

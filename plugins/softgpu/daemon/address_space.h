@@ -39,6 +39,7 @@ class AddressSpace {
   static constexpr std::size_t kMaxReservations = std::size_t{1} << 16;
   static constexpr std::size_t kMaxPhysicals = std::size_t{1} << 16;
   static constexpr std::size_t kMaxMappings = std::size_t{1} << 17;
+  static constexpr std::size_t kMaxShared = 1024;  // Each takes a mapping, perhaps a descriptor, of the daemon's.
 
   AddressSpace(std::uint64_t session_number, const Arenas& arenas, const Views& views)
       : number_(session_number), arenas_(arenas), views_(views) {}
@@ -84,7 +85,7 @@ class AddressSpace {
   Result IpcClose(std::uint64_t address, std::uint64_t& freed_bytes);
   // What belongs to the linear allocation at `base` of an arena goes with it.
   void ForgetLinear(std::uint64_t base) { shared_linear_.erase(base); }
-  bool has_shared() const;
+  bool has_shared() const { return SharedCount() > 0; }
 
   // --- checkpoint ---
   // REQUIRES: !has_shared()
@@ -125,6 +126,7 @@ class AddressSpace {
   // The mappings that [base, base + bytes) consists of, or false.
   bool WholeMappings(std::uint64_t base, std::uint64_t bytes, std::vector<Mappings::iterator>& found);
   Piece PieceOf(const Physical& physical, std::uint64_t offset, std::uint64_t bytes) const;
+  std::size_t SharedCount() const;
   void FreeIfUnused(Id handle);
   Result LoadChecked(const SessionState& state);
 
