@@ -12,6 +12,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "core/base/exec_strings.h"
+
 namespace gpumig {
 namespace {
 
@@ -51,27 +53,6 @@ constexpr std::size_t kOutputLimitBytes = 4 << 20;
   _exit(127);
 }
 
-std::vector<std::string> MergedEnvironment(const ChildProcess::Options& options) {
-  std::vector<std::string> merged;
-  for (char** entry = environ; *entry != nullptr; ++entry) {
-    const std::string_view text(*entry);
-    bool replaced = false;
-    for (const auto& [name, value] : options.environment) {
-      replaced = replaced || (text.starts_with(name) && text.size() > name.size() && text[name.size()] == '=');
-    }
-    if (!replaced) merged.emplace_back(text);
-  }
-  for (const auto& [name, value] : options.environment) merged.push_back(fmt::format("{}={}", name, value));
-  return merged;
-}
-
-std::vector<char*> Pointers(std::vector<std::string>& strings) {
-  std::vector<char*> pointers;
-  for (std::string& text : strings) pointers.push_back(text.data());
-  pointers.push_back(nullptr);
-  return pointers;
-}
-
 }  // namespace
 
 std::string ExitStatus::ToString() const {
@@ -88,9 +69,9 @@ Result<UniqueFd> OpenPidfd(pid_t pid) {
 Result<ChildProcess> ChildProcess::Start(const Options& options) {
   Pipe report = GPUMIG_TRY(MakePipe());
   std::vector<std::string> arguments = options.arguments;
-  std::vector<std::string> environment = MergedEnvironment(options);
-  const std::vector<char*> argv = Pointers(arguments);
-  const std::vector<char*> envp = Pointers(environment);
+  std::vector<std::string> environment = EnvironmentWith(options.environment);
+  const std::vector<char*> argv = PointersInto(arguments);
+  const std::vector<char*> envp = PointersInto(environment);
 
   const pid_t pid = fork();
   if (pid < 0) return Error::FromErrno(errno, fmt::format("start {}: fork", options.arguments.front()));

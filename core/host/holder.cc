@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstdlib>
 
+#include "core/base/exec_strings.h"
 #include "core/base/file.h"
 #include "core/host/init/control.h"
 
@@ -76,25 +77,6 @@ struct InitPlan {
   _exit(0);
 }
 
-std::vector<std::string> Environment(const std::vector<std::pair<std::string, std::string>>& added) {
-  std::vector<std::string> merged;
-  for (char** entry = environ; *entry != nullptr; ++entry) {
-    const std::string_view text(*entry);
-    bool replaced = false;
-    for (const auto& [name, value] : added) replaced = replaced || text.starts_with(name + "=");
-    if (!replaced) merged.emplace_back(text);
-  }
-  for (const auto& [name, value] : added) merged.push_back(fmt::format("{}={}", name, value));
-  return merged;
-}
-
-std::vector<char*> Pointers(std::vector<std::string>& strings) {
-  std::vector<char*> pointers;
-  for (std::string& text : strings) pointers.push_back(text.data());
-  pointers.push_back(nullptr);
-  return pointers;
-}
-
 }  // namespace
 
 Result<Holder> Holder::Start(const Cgroup& init_cgroup, const Cgroup& tree_cgroup,
@@ -103,9 +85,9 @@ Result<Holder> Holder::Start(const Cgroup& init_cgroup, const Cgroup& tree_cgrou
   std::vector<std::string> arguments = {"gpumig-init", exit_file, init_cgroup.path().parent_path()};
   if (command) arguments.insert(arguments.end(), command->arguments.begin(), command->arguments.end());
   std::vector<std::string> environment =
-      Environment(command ? command->environment : std::vector<std::pair<std::string, std::string>>());
-  const std::vector<char*> argument_pointers = Pointers(arguments);
-  const std::vector<char*> environment_pointers = Pointers(environment);
+      EnvironmentWith(command ? command->environment : std::vector<std::pair<std::string, std::string>>());
+  const std::vector<char*> argument_pointers = PointersInto(arguments);
+  const std::vector<char*> environment_pointers = PointersInto(environment);
 
   SocketPair control = GPUMIG_TRY(MakeSocketPair(SOCK_SEQPACKET));
   Pipe report = GPUMIG_TRY(MakePipe());
