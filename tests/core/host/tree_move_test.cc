@@ -67,6 +67,29 @@ class TreeMoveTest : public testing::Test {
     }
     return testing::AssertionFailure() << "stands at " << Lines() << ", wanted " << wanted;
   }
+  // Frozen, and dumped into images().
+  void FreezeAndDump(WorkloadTree& tree) {
+    ASSERT_THAT(tree.Freeze(seconds(10)), IsOk());
+    ASSERT_THAT(MakeDirectories(images()), IsOk());
+    const auto facts = tree.Facts();
+    ASSERT_THAT(facts, IsOk());
+    facts_ = *facts;
+    ASSERT_THAT(tree.Dump(criu_, Child("criu"), images(), HostPath::kCriu), IsOk());
+  }
+  // A counter that was counting, frozen and dumped.
+  void StartFreezeAndDump() {
+    counter_.emplace(StartCounter());
+    ASSERT_TRUE(CountsOn());
+    auto tree = WorkloadTree::Take(counter_->pid(), Child("tree"));
+    ASSERT_THAT(tree, IsOk());
+    tree_.emplace(std::move(*tree));
+    FreezeAndDump(*tree_);
+  }
+  Result<RestoredTree> RestoreCopy() const {
+    return RestoredTree::RestoreToGate(criu_, images(), facts_, {base_ + "/copy", directory_->path() / "copy-exit"});
+  }
+  std::filesystem::path images() const { return directory_->path() / "images"; }
+
   // Every number once and in order: nothing lost, nothing twice.
   testing::AssertionResult CountedByOne() const {
     std::istringstream lines(*ReadTextFile(log_));
@@ -82,51 +105,37 @@ class TreeMoveTest : public testing::Test {
   std::filesystem::path log_;
   std::string base_;
   std::optional<Cgroup> cgroup_;
+  std::optional<ChildProcess> counter_;
+  std::optional<WorkloadTree> tree_;
+  TreeFacts facts_;
 };
 
 TEST_F(TreeMoveTest, ADumpLeavesTheTreeFrozenWholeAndAbleToRunOn) {
-  ChildProcess counter = StartCounter();
-  ASSERT_TRUE(CountsOn());
-  auto tree = WorkloadTree::Take(counter.pid(), Child("tree"));
-  ASSERT_THAT(tree, IsOk());
-  ASSERT_THAT(tree->Freeze(seconds(10)), IsOk());
-  const auto images = directory_->path() / "images";
-  ASSERT_THAT(MakeDirectories(images), IsOk());
-  ASSERT_THAT(tree->Dump(criu_, Child("criu"), images, HostPath::kCriu), IsOk());
-  EXPECT_TRUE(*tree->cgroup().IsFrozen());
+  ASSERT_NO_FATAL_FAILURE(StartFreezeAndDump());
+  EXPECT_TRUE(*tree_->cgroup().IsFrozen());
   const std::uint64_t at_dump = Lines();
   std::this_thread::sleep_for(milliseconds(50));
   EXPECT_EQ(Lines(), at_dump);
-  ASSERT_THAT(tree->Thaw(), IsOk());
+  ASSERT_THAT(tree_->Thaw(), IsOk());
   EXPECT_TRUE(CountsOn());
   EXPECT_TRUE(CountedByOne());
-  EXPECT_THAT(tree->Release(), IsOk());
+  EXPECT_THAT(tree_->Release(), IsOk());
 }
 
 TEST_F(TreeMoveTest, ARestoredTreeTakesNoStepBeforeTheGateOpensAndThenCountsOn) {
-  ChildProcess counter = StartCounter();
-  ASSERT_TRUE(CountsOn());
-  auto tree = WorkloadTree::Take(counter.pid(), Child("tree"));
-  ASSERT_THAT(tree, IsOk());
-  ASSERT_THAT(tree->Freeze(seconds(10)), IsOk());
-  const auto images = directory_->path() / "images";
-  ASSERT_THAT(MakeDirectories(images), IsOk());
-  const auto facts = tree->Facts();
-  ASSERT_THAT(facts, IsOk());
-  EXPECT_EQ(facts->process_count, 2u);
-  ASSERT_THAT(tree->Dump(criu_, Child("criu"), images, HostPath::kCriu), IsOk());
+  ASSERT_NO_FATAL_FAILURE(StartFreezeAndDump());
+  EXPECT_EQ(facts_.process_count, 2u);
 
   // The original is still there, frozen, with the same pids: a fresh namespace keeps them apart.
-  const RestorePlace place{base_ + "/copy", directory_->path() / "exit"};
-  auto copy = RestoredTree::RestoreToGate(criu_, images, *facts, place);
+  auto copy = RestoreCopy();
   ASSERT_THAT(copy, IsOk());
   const std::uint64_t at_gate = Lines();
   std::this_thread::sleep_for(milliseconds(100));
   EXPECT_EQ(Lines(), at_gate);
   EXPECT_EQ(copy->Processes()->size(), 2u);
-  EXPECT_EQ(NamespacePids(copy->root())->back(), counter.pid());
+  EXPECT_EQ(NamespacePids(copy->root())->back(), counter_->pid());
 
-  ASSERT_THAT(tree->Kill(seconds(10)), IsOk());
+  ASSERT_THAT(tree_->Kill(seconds(10)), IsOk());
   ASSERT_THAT(copy->Thaw(), IsOk());
   EXPECT_TRUE(CountsOn());
   EXPECT_TRUE(CountedByOne());
@@ -134,21 +143,13 @@ TEST_F(TreeMoveTest, ARestoredTreeTakesNoStepBeforeTheGateOpensAndThenCountsOn) 
 }
 
 TEST_F(TreeMoveTest, ADiscardedCopyLeavesNothingAndTheOriginalRunsOn) {
-  ChildProcess counter = StartCounter();
-  ASSERT_TRUE(CountsOn());
-  auto tree = WorkloadTree::Take(counter.pid(), Child("tree"));
-  ASSERT_THAT(tree, IsOk());
-  ASSERT_THAT(tree->Freeze(seconds(10)), IsOk());
-  const auto images = directory_->path() / "images";
-  ASSERT_THAT(MakeDirectories(images), IsOk());
-  const auto facts = tree->Facts();
-  ASSERT_THAT(tree->Dump(criu_, Child("criu"), images, HostPath::kCriu), IsOk());
-  auto copy = RestoredTree::RestoreToGate(criu_, images, *facts, {base_ + "/copy", directory_->path() / "exit"});
+  ASSERT_NO_FATAL_FAILURE(StartFreezeAndDump());
+  auto copy = RestoreCopy();
   ASSERT_THAT(copy, IsOk());
   const auto path = copy->cgroup().path();
   ASSERT_THAT(copy->Discard(), IsOk());
   EXPECT_FALSE(std::filesystem::exists(path));
-  ASSERT_THAT(tree->Thaw(), IsOk());
+  ASSERT_THAT(tree_->Thaw(), IsOk());
   EXPECT_TRUE(CountsOn());
   EXPECT_TRUE(CountedByOne());
 }
@@ -169,12 +170,8 @@ TEST_F(TreeMoveTest, AWorkloadStartedInAHolderMovesWithItsPids) {
   }
   auto tree = WorkloadTree::Take(root, tree_cgroup);
   ASSERT_THAT(tree, IsOk());
-  ASSERT_THAT(tree->Freeze(seconds(10)), IsOk());
-  const auto images = directory_->path() / "images";
-  ASSERT_THAT(MakeDirectories(images), IsOk());
-  const auto facts = tree->Facts();
-  ASSERT_THAT(tree->Dump(criu_, Child("criu"), images, HostPath::kCriu), IsOk());
-  auto copy = RestoredTree::RestoreToGate(criu_, images, *facts, {base_ + "/copy", directory_->path() / "exit2"});
+  ASSERT_NO_FATAL_FAILURE(FreezeAndDump(*tree));
+  auto copy = RestoreCopy();
   ASSERT_THAT(copy, IsOk());
   ASSERT_THAT(tree->Kill(seconds(10)), IsOk());
   ASSERT_THAT(copy->Thaw(), IsOk());
