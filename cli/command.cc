@@ -90,14 +90,6 @@ int Show(const CommandOutcome& outcome, bool as_json) {
   return static_cast<int>(outcome.code);
 }
 
-double Milliseconds(std::chrono::microseconds duration) { return static_cast<double>(duration.count()) / 1000.0; }
-
-Json PartsToJson(const std::vector<TimedPart>& parts) {
-  Json json = Json::object();
-  for (const TimedPart& part : parts) json[part.name] = Milliseconds(part.duration);
-  return json;
-}
-
 std::string HumanBytes(std::uint64_t bytes) {
   static constexpr std::array<const char*, 5> kUnits = {"KiB", "MiB", "GiB", "TiB", "PiB"};
   if (bytes < 1024) return fmt::format("{} B", bytes);

@@ -36,10 +36,6 @@ CommandOutcome Refusal(Error error);
 // Prints, and gives the process's exit code.
 int Show(const CommandOutcome& outcome, bool as_json);
 
-// {"quiesce": 1.234, ...}
-Json PartsToJson(const std::vector<TimedPart>& parts);
-double Milliseconds(std::chrono::microseconds duration);
-
 // "1.5 GiB", "312 B"
 std::string HumanBytes(std::uint64_t bytes);
 

@@ -1,6 +1,7 @@
 // gpumig checkpoint, restore and resume.
 #include "cli/composition.h"
 #include "cli/local_commands.h"
+#include "cli/timed_parts.h"
 #include "core/session/registry.h"
 #include "core/session/workload_control.h"
 

@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "cli/agent/peer_link.h"
+#include "cli/timed_parts.h"
 #include "core/base/file.h"
 #include "core/base/log.h"
 #include "core/host/process.h"
@@ -14,16 +15,6 @@
 #include "core/session/system_clock.h"
 
 namespace gpumig {
-namespace {
-
-Json PartsToJson(const std::vector<TimedPart>& parts) {
-  Json json = Json::object();
-  for (const TimedPart& part : parts) json[part.name] = static_cast<double>(part.duration.count()) / 1000.0;
-  return json;
-}
-
-}  // namespace
-
 // One migration, from its begin to its end and the report of it.
 class Outgoing::Migration : private MigrationObserver {
  public:
@@ -120,7 +111,7 @@ class Outgoing::Migration : private MigrationObserver {
     Json parts = PartsToJson(outcome.parts);
     for (const TimedPart& part : outcome.target_parts) {
       // Within prepare and commit; the thaw is what the user waits for last, so it is shown by itself.
-      if (part.name == "thaw") parts["thaw"] = static_cast<double>(part.duration.count()) / 1000.0;
+      if (part.name == "thaw") parts["thaw"] = Milliseconds(part.duration);
     }
     const WorkloadFacts& facts = workload_->facts();
     Json report = {
@@ -129,10 +120,10 @@ class Outgoing::Migration : private MigrationObserver {
         {"name", workload_name_},
         {"source", source_},
         {"target", target_},
-        {"downtime_ms", static_cast<double>(outcome.downtime.count()) / 1000.0},
+        {"downtime_ms", Milliseconds(outcome.downtime)},
         {"downtime_parts_ms", parts},
         {"target_parts_ms", PartsToJson(outcome.target_parts)},
-        {"total_ms", static_cast<double>(total.count()) / 1000.0},
+        {"total_ms", Milliseconds(total)},
         {"host_bytes", workload_->image_bytes() - std::min(workload_->image_bytes(), facts.gpu.device_bytes)},
         {"device_bytes", facts.gpu.device_bytes},
         {"direct_bytes", workload_->direct_bytes()},
