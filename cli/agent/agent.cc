@@ -5,6 +5,7 @@
 #include "core/image/manifest.h"
 #include "device_state/serialised_device_port.h"
 #include "transport/chunk_service.h"
+#include "transport/message_client.h"
 
 namespace gpumig {
 namespace {
@@ -28,8 +29,7 @@ class IncomingChunks : public ChunkSink {
   LocalTarget& image_;
 };
 
-Result<MigrationRequest> ParseMigrationRequest(const Site& site, std::string_view body) {
-  const Json json = GPUMIG_TRY(ParseJson(body));
+Result<MigrationRequest> ParseMigrationRequest(const Site& site, const Json& json) {
   MigrationRequest request;
   request.workload = GPUMIG_TRY(WorkloadRegistry(site).Resolve(GPUMIG_TRY(StringMember(json, "workload"))));
   request.to = GPUMIG_TRY(StringMember(json, "to"));
@@ -93,9 +93,9 @@ std::string Agent::Describe() const {
 
 Router Agent::RemoteRoutes() {
   Router router;
-  router.Add("POST", "/v1/preflight", [this](const HttpRequest& request) -> Result<HttpResponse> {
-    GPUMIG_TRY(incoming_->Preflight(GPUMIG_TRY(ParsePreflightQuestion(request.BodyText()))));
-    return HttpResponse::OfJson({{"node", config_.node}, {"criu", composition_.context.criu.version}});
+  AddMessageRoute(router, "/v1/preflight", [this](const Json& question, const HttpRequest&) -> Result<Json> {
+    GPUMIG_TRY(incoming_->Preflight(GPUMIG_TRY(PreflightQuestionFromJson(question))));
+    return Json{{"node", config_.node}, {"criu", composition_.context.criu.version}};
   });
   router.Add(
       "POST", "/v1/migrations/{migration}/messages",
@@ -123,9 +123,9 @@ Router Agent::RemoteRoutes() {
 
 Router Agent::LocalRoutes() {
   Router router;
-  router.Add("POST", "/v1/migrations", [this](const HttpRequest& request) -> Result<HttpResponse> {
-    const MigrationRequest wanted = GPUMIG_TRY(ParseMigrationRequest(config_.site, request.BodyText()));
-    return HttpResponse::OfJson({{"migration", GPUMIG_TRY(outgoing_->Begin(wanted))}});
+  AddMessageRoute(router, "/v1/migrations", [this](const Json& request, const HttpRequest&) -> Result<Json> {
+    const MigrationRequest wanted = GPUMIG_TRY(ParseMigrationRequest(config_.site, request));
+    return Json{{"migration", GPUMIG_TRY(outgoing_->Begin(wanted))}};
   });
   router.Add("GET", "/v1/migrations", [this](const HttpRequest&) -> Result<HttpResponse> {
     return HttpResponse::OfJson(

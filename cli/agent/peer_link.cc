@@ -5,7 +5,6 @@
 #include <optional>
 #include <thread>
 
-#include "core/base/json.h"
 #include "core/image/chunk_codec.h"
 #include "core/session/host_memory.h"
 #include "transport/chunk_client.h"
@@ -49,15 +48,14 @@ ChunkDigest WireDigest(const Digest& digest) {
 
 }  // namespace
 
-std::string ToJson(const PreflightQuestion& question) {
+Json PreflightQuestionToJson(const PreflightQuestion& question) {
   Json gpus = Json::array();
   for (const GpuFacts& gpu : question.gpus) gpus.push_back(GpuToJson(gpu));
-  return ToText(
-      {{"name", question.name}, {"uses_gpu", question.uses_gpu}, {"gpus", gpus}, {"host_bytes", question.host_bytes}});
+  return {
+      {"name", question.name}, {"uses_gpu", question.uses_gpu}, {"gpus", gpus}, {"host_bytes", question.host_bytes}};
 }
 
-Result<PreflightQuestion> ParsePreflightQuestion(std::string_view text) {
-  const Json json = GPUMIG_TRY(ParseJson(text));
+Result<PreflightQuestion> PreflightQuestionFromJson(const Json& json) {
   PreflightQuestion question;
   question.name = GPUMIG_TRY(StringMember(json, "name"));
   question.uses_gpu = GPUMIG_TRY(BoolMember(json, "uses_gpu"));
@@ -81,7 +79,7 @@ Result<HttpClient*> PeerLink::Client() {
 
 Result<void> PeerLink::Preflight(const PreflightQuestion& question) {
   HttpClient* client = GPUMIG_TRY(Client());
-  GPUMIG_TRY(CallWithMessage(*client, "/v1/preflight", GPUMIG_TRY(ParseJson(ToJson(question)))));
+  GPUMIG_TRY(CallWithMessage(*client, "/v1/preflight", PreflightQuestionToJson(question)));
   return Ok();
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cli/agent/config.h"
+#include "core/base/json.h"
 #include "core/session/local_source.h"
 #include "core/session/ports.h"
 #include "transport/http_client.h"
@@ -20,8 +21,8 @@ struct PreflightQuestion {
   std::vector<GpuFacts> gpus;    // all that the source has
   std::uint64_t host_bytes = 0;  // resident now
 };
-std::string ToJson(const PreflightQuestion& question);
-Result<PreflightQuestion> ParsePreflightQuestion(std::string_view text);
+Json PreflightQuestionToJson(const PreflightQuestion& question);
+Result<PreflightQuestion> PreflightQuestionFromJson(const Json& json);
 
 // Ownership: borrows all it is given.
 // Thread safety: Exchange() and Ship() from one thread at a time; progress() from any.
