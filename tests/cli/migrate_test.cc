@@ -26,6 +26,16 @@ TEST_F(MigrateTest, ACpuOnlyJobGoesOnAtTheTargetWithoutMissingACount) {
   EXPECT_EQ(GpumigOn("node-a", {"ps"}).output.find("\"counter\""), std::string::npos);
 }
 
+TEST_F(MigrateTest, NodesThatShareTheHostsNetworkMoveAJobOverLoopback) {
+  Up({"--network", "shared"});
+  const std::vector<std::string> network = {"readlink", "/proc/self/ns/net"};
+  EXPECT_EQ(On("node-a", network).output, On("node-b", network).output);
+  StartCounter("node-a");
+  const CliAnswer moved = Migrate("node-a", "counter", "node-b");
+  ASSERT_EQ(moved.code, 0) << moved.errors;
+  ExpectCounterCountsOn();
+}
+
 TEST_F(MigrateTest, ATrainingJobMovedTenTimesLeavesTheTraceOfAnUndisturbedRun) {
   Up();
   constexpr int kSteps = 500;
