@@ -133,13 +133,13 @@ CommandOutcome Status(const StatusArguments& arguments) {
     }
     const Json all = GPUMIG_TRY(GetJson(client, "/v1/migrations"));
     outcome.json = all;
-    outcome.text = fmt::format("{:<32}  {:<4} {:<20} {:<12} {:<12} {}\n", "MIGRATION", "WAY", "WORKLOAD", "STATE",
-                               "PHASE", "ALARM");
+    outcome.text = fmt::format("{:<32}  {:<4} {:<20} {:<12} {:<12} {:<20} {}\n", "MIGRATION", "WAY", "WORKLOAD",
+                               "STATE", "PHASE", "ENDED", "ALARM");
     for (const char* way : {"out", "in"}) {
       for (const Json& one : all[way]) {
-        outcome.text +=
-            fmt::format("{:<32}  {:<4} {:<20} {:<12} {:<12} {}\n", one.value("id", ""), way, one.value("workload", "-"),
-                        one.value("state", ""), one.value("phase", "-"), one.value("alarm", ""));
+        outcome.text += fmt::format("{:<32}  {:<4} {:<20} {:<12} {:<12} {:<20} {}\n", one.value("id", ""), way,
+                                    one.value("workload", "-"), one.value("state", ""), one.value("phase", "-"),
+                                    one.value("ended", "-"), one.value("alarm", ""));
       }
     }
     return outcome;

@@ -1,10 +1,23 @@
 #include "cli/agent/incoming.h"
 
+#include <algorithm>
+
 #include "core/base/log.h"
 #include "core/session/journal.h"
 #include "core/session/system_clock.h"
 
 namespace gpumig {
+namespace {
+
+// How many migrations that are over on both sides are remembered. What was refused stays, as a tombstone.
+constexpr std::size_t kMostClosed = 100;
+
+// The source knows that the workload runs here, and will ask no more.
+bool IsClosed(const Journal& journal) {
+  return !journal.records().empty() && journal.records().back().stage == Stage::kClosed;
+}
+
+}  // namespace
 
 class Incoming::Migration : private MigrationObserver {
  public:
@@ -94,12 +107,23 @@ Result<std::shared_ptr<Incoming::Migration>> Incoming::FindOrMake(const std::str
 }
 
 Result<void> Incoming::Recover() {
+  std::vector<std::unique_ptr<Journal>> journals;
+  std::vector<std::chrono::system_clock::time_point> closed;
   for (const JournalName& name : GPUMIG_TRY(ListJournals(config_.journals()))) {
     if (name.side != Side::kTarget) continue;
-    std::unique_ptr<Journal> journal = GPUMIG_TRY(Journal::Open(config_.journals(), name.migration, name.side));
+    journals.push_back(GPUMIG_TRY(Journal::Open(config_.journals(), name.migration, name.side)));
+    if (IsClosed(*journals.back())) closed.push_back(journals.back()->last_written());
+  }
+  std::sort(closed.rbegin(), closed.rend());
+  for (std::unique_ptr<Journal>& journal : journals) {
+    const MigrationId id = journal->facts().binding.migration;
+    if (IsClosed(*journal) && closed.size() > kMostClosed && journal->last_written() < closed[kMostClosed - 1]) {
+      GPUMIG_TRY(RemoveJournal(config_.journals(), {id, Side::kTarget}));
+      continue;
+    }
     std::shared_ptr<Migration> migration = GPUMIG_TRY(Migration::Make(context_, std::move(journal)));
     const std::lock_guard lock(mutex_);
-    migrations_.emplace(name.migration.ToHex(), std::move(migration));
+    migrations_.emplace(id.ToHex(), std::move(migration));
   }
   return Ok();
 }

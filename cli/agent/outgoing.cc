@@ -60,6 +60,9 @@ class Outgoing::Migration : private MigrationObserver {
   }
 
   PeerLink& link() { return *link_; }
+  const std::string& id() const { return id_; }
+  // REQUIRES: Run() is done
+  bool settled() const { return !journal_->records().empty() && journal_->records().back().settled; }
   const std::string& workload_name() const { return workload_name_; }
   void Abort() { runner_->Abort(); }
   void Stop() { runner_->Stop(); }
@@ -160,7 +163,7 @@ class Outgoing::Migration : private MigrationObserver {
 };
 
 Outgoing::Outgoing(const AgentConfig& config, const NodeIdentity& identity, SessionContext context)
-    : config_(config), identity_(identity), context_(std::move(context)) {}
+    : config_(config), identity_(identity), context_(std::move(context)), ended_(config.journals()) {}
 
 Outgoing::~Outgoing() {
   std::vector<std::thread> threads;
@@ -222,15 +225,32 @@ Result<std::string> Outgoing::Begin(const MigrationRequest& request) {
 
 void Outgoing::Start(std::shared_ptr<Migration> migration, bool recover) {
   const std::lock_guard lock(mutex_);
-  threads_.emplace_back([migration = std::move(migration), recover] { migration->Run(recover); });
+  threads_.emplace_back([this, migration = std::move(migration), recover] {
+    migration->Run(recover);
+    Retire(*migration);
+  });
+}
+
+void Outgoing::Retire(const Migration& migration) {
+  if (!migration.settled()) return;  // An agent that starts anew may have to go on with it.
+  ended_.Add(migration.Status());
+  const std::lock_guard lock(mutex_);
+  migrations_.erase(migration.id());
 }
 
 Result<void> Outgoing::Recover() {
   for (const JournalName& name : GPUMIG_TRY(ListJournals(config_.journals()))) {
     if (name.side != Side::kSource) continue;
     std::unique_ptr<Journal> journal = GPUMIG_TRY(Journal::Open(config_.journals(), name.migration, name.side));
-    const bool over = journal->records().empty() || journal->records().back().settled;
-    if (over) continue;
+    if (journal->records().empty()) {
+      // Its agent ended before anything was begun.
+      GPUMIG_TRY(RemoveJournal(config_.journals(), name));
+      continue;
+    }
+    if (journal->records().back().settled) {
+      ended_.Load(*journal);
+      continue;
+    }
     const Workload workload = GPUMIG_TRY(WorkloadFromJson(GPUMIG_TRY(ParseJson(journal->facts().note))));
     std::shared_ptr<Migration> migration = GPUMIG_TRY(Migration::Make(
         config_, identity_, context_, std::move(journal), workload, CaptureOptions{}, std::chrono::seconds(60)));
@@ -250,10 +270,15 @@ Result<std::shared_ptr<Outgoing::Migration>> Outgoing::Find(const std::string& i
   return found->second;
 }
 
-Result<Json> Outgoing::Status(const std::string& id) const { return GPUMIG_TRY(Find(id))->Status(); }
+Result<Json> Outgoing::Status(const std::string& id) const {
+  const Result<std::shared_ptr<Migration>> migration = Find(id);
+  if (migration) return (*migration)->Status();
+  if (std::optional<Json> ended = ended_.Find(id)) return *std::move(ended);
+  return migration.error();
+}
 
 Json Outgoing::StatusOfAll() const {
-  Json list = Json::array();
+  Json list = ended_.List();
   const std::lock_guard lock(mutex_);
   for (const auto& [id, migration] : migrations_) list.push_back(migration->Status());
   return list;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cli/agent/config.h"
+#include "cli/agent/ended_migrations.h"
 #include "core/base/json.h"
 #include "core/session/checkpoint.h"
 #include "core/session/handoff_types.h"
@@ -38,7 +39,8 @@ class Outgoing {
   // Goes on with, or undoes, what journals say was under way when an earlier agent ended.
   Result<void> Recover();
 
-  // {"id", "workload", "target", "phase", "state", ... and, once it has ended, "report"}. Errors: kNotFound.
+  // {"id", "workload", "target", "phase", "state", ... and, once it has ended, "ended" and "report"}, also of those
+  // that ended under an earlier agent, as long as they are remembered. Errors: kNotFound.
   Result<Json> Status(const std::string& id) const;
   Json StatusOfAll() const;
   Result<void> Abort(const std::string& id);
@@ -48,12 +50,15 @@ class Outgoing {
 
   Result<std::shared_ptr<Migration>> Find(const std::string& id) const;
   void Start(std::shared_ptr<Migration> migration, bool recover);
+  // Of one whose journal is settled only its last status is kept.
+  void Retire(const Migration& migration);
 
   const AgentConfig& config_;
   const NodeIdentity& identity_;
   SessionContext context_;
+  EndedMigrations ended_;
   mutable std::mutex mutex_;
-  std::map<std::string, std::shared_ptr<Migration>> migrations_;  // guarded by mutex_
+  std::map<std::string, std::shared_ptr<Migration>> migrations_;  // by id; guarded by mutex_
   std::vector<std::thread> threads_;                              // guarded by mutex_
 };
 

@@ -30,6 +30,7 @@ constexpr std::uint32_t kRecordMagic = 0x524a4d47;  // "GMJR"
 constexpr std::uint16_t kVersion = 1;
 constexpr std::size_t kMaxWorkloadName = 256;
 constexpr std::size_t kMaxNote = 4096;
+constexpr std::uint64_t kLatestMilliseconds = 253'402'300'799'000;  // the end of the year 9999
 // A whole record ends in this many zero bytes once in 2^64; one cut short by a power loss does always, save where the
 // cut is within its last eight bytes, which a disk's sectors make impossible: then it counts as damaged.
 constexpr std::size_t kTornTailBytes = 8;
@@ -47,9 +48,18 @@ Hash HashOf(std::span<const std::byte> first, std::span<const std::byte> second 
   return hash;
 }
 
-std::uint64_t MillisecondsNow() {
-  const auto since = std::chrono::system_clock::now().time_since_epoch();
-  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(since).count());
+using WallClock = std::chrono::system_clock;
+
+std::uint64_t Milliseconds(WallClock::time_point time) {
+  const auto since = std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch());
+  return static_cast<std::uint64_t>(since.count());
+}
+
+// Of the time in a header or record slot, which stands behind eight and eight bytes in both.
+Result<WallClock::time_point> WrittenAt(std::span<const std::byte> slot) {
+  ByteReader reader(slot.subspan(16));
+  const std::uint64_t milliseconds = std::min(GPUMIG_TRY(reader.U64()), kLatestMilliseconds);
+  return WallClock::time_point(std::chrono::milliseconds(static_cast<std::int64_t>(milliseconds)));
 }
 
 bool IsZero(std::span<const std::byte> bytes) {
@@ -106,7 +116,7 @@ Result<void> CheckFacts(const MigrationFacts& facts, std::size_t encoded_bytes) 
 
 // Header slot and facts.
 std::vector<std::byte> EncodeHead(const MigrationFacts& facts, const JournalId& id,
-                                  std::span<const std::byte> encoded_facts) {
+                                  std::span<const std::byte> encoded_facts, WallClock::time_point now) {
   ByteWriter fact_slots;
   fact_slots.Bytes(encoded_facts);
   PadTo(fact_slots, kFactBytes);
@@ -116,7 +126,7 @@ std::vector<std::byte> EncodeHead(const MigrationFacts& facts, const JournalId& 
   writer.U8(static_cast<std::uint8_t>(facts.side));
   writer.U8(0);
   writer.U64(0);
-  writer.U64(MillisecondsNow());
+  writer.U64(Milliseconds(now));
   writer.U32(static_cast<std::uint32_t>(encoded_facts.size()));
   writer.U32(0);
   writer.Bytes(facts.binding.migration.bytes);
@@ -129,7 +139,8 @@ std::vector<std::byte> EncodeHead(const MigrationFacts& facts, const JournalId& 
   return writer.Take();
 }
 
-std::vector<std::byte> EncodeRecord(const StateRecord& record, std::uint64_t sequence, const Hash& previous) {
+std::vector<std::byte> EncodeRecord(const StateRecord& record, std::uint64_t sequence, const Hash& previous,
+                                    WallClock::time_point now) {
   const std::string text = record.cause.text.substr(0, kMaxRecordText);
   ByteWriter writer;
   writer.U32(kRecordMagic);
@@ -138,7 +149,7 @@ std::vector<std::byte> EncodeRecord(const StateRecord& record, std::uint64_t seq
   writer.U8(static_cast<std::uint8_t>(record.cause.reason));
   writer.U8(0);
   writer.U64(sequence);
-  writer.U64(MillisecondsNow());
+  writer.U64(Milliseconds(now));
   writer.U32(record.attempt);
   writer.U32(static_cast<std::uint32_t>(text.size()));
   writer.Bytes(record.manifest.bytes);
@@ -212,7 +223,8 @@ Result<std::unique_ptr<Journal>> Journal::Create(const std::filesystem::path& di
   journal->path_ = path;
   journal->facts_ = facts;
   journal->id_ = JournalId::Random();
-  const std::vector<std::byte> head = EncodeHead(facts, journal->id_, encoded_facts);
+  journal->last_written_ = WallClock::now();
+  const std::vector<std::byte> head = EncodeHead(facts, journal->id_, encoded_facts, journal->last_written_);
   std::copy_n(head.begin() + kHashedBytes, sizeof(Hash), journal->last_hash_.begin());
 
   const auto fill = [&]() -> Result<void> {
@@ -270,6 +282,7 @@ Result<void> Journal::ReadHeader(std::span<const std::byte> file) {
   if (HashOf(slot.first(kHashedBytes)) != last_hash_) return Damaged(path_, "its header is not what was written");
   ByteReader reader(slot);
   if (GPUMIG_TRY(reader.U32()) != kHeaderMagic) return Damaged(path_, "it is no journal");
+  last_written_ = GPUMIG_TRY(WrittenAt(slot));
   const std::uint16_t version = GPUMIG_TRY(reader.U16());
   if (version != kVersion) {
     return MakeError(ErrorCode::kUnsupported, "journal {} is of version {}, this program knows version {}",
@@ -313,6 +326,7 @@ Result<void> Journal::ReadRecords(std::span<const std::byte> file) {
     Result<StateRecord> record = DecodeRecord(slot, i + 1);
     if (!record) return Damaged(path_, fmt::format("record {}: {}", i + 1, record.error().message()));
     records_.push_back(*std::move(record));
+    last_written_ = GPUMIG_TRY(WrittenAt(slot));
     last_hash_ = hash;
   }
   const Result<void> lawful = CheckRecords(facts_.side, records_);
@@ -331,7 +345,8 @@ Result<void> Journal::Append(const StateRecord& record) {
   if (records_.size() == kRecordSlots) {
     return MakeError(ErrorCode::kResourceExhausted, "journal {} is full with {} records", path_.string(), kRecordSlots);
   }
-  const std::vector<std::byte> slot = EncodeRecord(record, records_.size() + 1, last_hash_);
+  const WallClock::time_point now = WallClock::now();
+  const std::vector<std::byte> slot = EncodeRecord(record, records_.size() + 1, last_hash_, now);
   const std::size_t offset = (kFirstRecordSlot + records_.size()) * kSlotBytes;
   Result<void> written = WriteAllAt(fd_.get(), slot, offset);
   if (written) written = Sync(fd_.get());
@@ -343,6 +358,7 @@ Result<void> Journal::Append(const StateRecord& record) {
   }
   records_.push_back(record);
   records_.back().cause.text = record.cause.text.substr(0, kMaxRecordText);
+  last_written_ = now;
   std::copy_n(slot.begin() + kHashedBytes, sizeof(Hash), last_hash_.begin());
   return Ok();
 }

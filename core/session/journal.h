@@ -17,6 +17,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <filesystem>
 #include <memory>
 #include <span>
@@ -54,6 +55,9 @@ class Journal : public StateJournal {
 
   const MigrationFacts& facts() const { return facts_; }
 
+  // When its last record was decided; without records, when it was made.
+  std::chrono::system_clock::time_point last_written() const { return last_written_; }
+
   const JournalId& id() const override { return id_; }
   const std::vector<StateRecord>& records() const override { return records_; }
   // A record that breaks the law of CheckTransition() is refused (kInternal) before anything is written.
@@ -72,6 +76,7 @@ class Journal : public StateJournal {
   MigrationFacts facts_;
   JournalId id_;
   std::vector<StateRecord> records_;
+  std::chrono::system_clock::time_point last_written_;
   Hash last_hash_{};     // of the last record, or the header
   bool broken_ = false;  // a write failed: what is on disk is not known
 };

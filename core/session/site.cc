@@ -58,10 +58,11 @@ std::filesystem::path KeepCriuLog(const Site& site, const std::filesystem::path&
   return kept;
 }
 
-std::string UtcNow() {
-  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}",
-                     fmt::gmtime(std::chrono::system_clock::to_time_t(std::chrono::system_clock::now())));
+std::string UtcText(std::chrono::system_clock::time_point time) {
+  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::chrono::system_clock::to_time_t(time)));
 }
+
+std::string UtcNow() { return UtcText(std::chrono::system_clock::now()); }
 
 std::string RandomSuffix() {
   std::array<std::byte, 4> bytes;

@@ -1,6 +1,7 @@
 // Site: the directories of one node, and what the sessions on it share.
 #pragma once
 
+#include <chrono>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -33,6 +34,7 @@ struct Site {
 std::filesystem::path KeepCriuLog(const Site& site, const std::filesystem::path& images, const std::string& workload);
 
 // "2026-01-31T12:34:56Z"
+std::string UtcText(std::chrono::system_clock::time_point time);
 std::string UtcNow();
 
 // Eight random hexadecimal digits.

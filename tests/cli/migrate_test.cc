@@ -94,6 +94,27 @@ TEST_F(MigrateTest, KillingTheCommandMidWayChangesNothing) {
   EXPECT_NE(status.output.find("S_DONE"), std::string::npos) << status.output;
 }
 
+TEST_F(MigrateTest, AFinishedMigrationIsKnownToTheNextAgent) {
+  Up();
+  StartCounter("node-a");
+  const CliAnswer moved = Migrate("node-a", "counter", "node-b");
+  ASSERT_EQ(moved.code, 0) << moved.errors;
+  for (const char* node : {"node-a", "node-b"}) {
+    ASSERT_EQ(TwoNodes({"agent", nodes_, node, "stop"}).code, 0);
+    ASSERT_EQ(TwoNodes({"agent", nodes_, node, "start"}).code, 0);
+  }
+  const CliAnswer status = GpumigOn("node-a", {"status", moved.json.value("migration", "")});
+  ASSERT_EQ(status.code, 0) << status.errors;
+  const Json& told = status.json["migration"];
+  EXPECT_EQ(told["state"], "S_DONE");
+  EXPECT_EQ(told["report"]["downtime_ms"], moved.json["downtime_ms"]);
+  const CliAnswer all = GpumigOn("node-a", {"status"});
+  ASSERT_EQ(all.json["out"].size(), 1u) << all.output;
+  EXPECT_EQ(all.json["out"][0], told);
+  EXPECT_EQ(GpumigOn("node-b", {"status"}).json["in"][0]["state"], "T_CLOSED");
+  ExpectCounterCountsOn();
+}
+
 TEST_F(MigrateTest, TheImageOfAMoveNeverTouchesTheSourcesDisk) {
   Up();
   StartCounter("node-a");

@@ -61,18 +61,21 @@ class JournalTest : public ::testing::Test {
 
 TEST_F(JournalTest, WhatWasAppendedIsReadAgain) {
   JournalId id;
+  std::chrono::system_clock::time_point written;
   {
     auto journal = Journal::Create(directory(), SourceFacts());
     ASSERT_THAT(journal, IsOk());
     id = (*journal)->id();
     for (const StateRecord& record : MoveRecords()) ASSERT_THAT((*journal)->Append(record), IsOk());
     EXPECT_EQ((*journal)->records(), MoveRecords());
+    written = (*journal)->last_written();
   }
   auto journal = Reopen();
   ASSERT_THAT(journal, IsOk());
   EXPECT_EQ((*journal)->records(), MoveRecords());
   EXPECT_EQ((*journal)->facts(), SourceFacts());
   EXPECT_EQ((*journal)->id(), id);
+  EXPECT_EQ((*journal)->last_written(), std::chrono::floor<std::chrono::milliseconds>(written));
   StateRecord settled = MoveRecords().back();
   settled.settled = true;
   EXPECT_THAT((*journal)->Append(settled), IsOk());
