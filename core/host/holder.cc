@@ -22,7 +22,7 @@ Result<std::filesystem::path> FindInit() {
   if (const char* named = std::getenv("GPUMIG_INIT"); named != nullptr) return std::filesystem::path(named);
   std::error_code error;
   const std::filesystem::path here = std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
-  for (const auto& candidate : {here / "gpumig-init", here / "../libexec/gpumig/gpumig-init"}) {
+  for (const auto& candidate : {here / "gpumig-init", here / "../" GPUMIG_LIBEXECDIR "/gpumig/gpumig-init"}) {
     if (access(candidate.c_str(), X_OK) == 0) return candidate.lexically_normal();
   }
   return MakeError(ErrorCode::kNotFound, "gpumig-init is not beside {}", here.string())
