@@ -1,4 +1,7 @@
 // gpumig ps: workloads, and other processes that use a GPU.
+#include <algorithm>
+#include <filesystem>
+
 #include "cli/composition.h"
 #include "cli/local_commands.h"
 #include "core/host/process.h"
@@ -14,8 +17,18 @@ struct Row {
   Workload workload;
   std::vector<pid_t> gpu_processes;
   std::uint64_t host_bytes = 0;
-  std::string cannot_move;  // why; empty: it can
+  std::optional<std::uint64_t> device_bytes;  // where it uses a GPU, and the driver tells
+  std::string cannot_move;                    // why; empty: it can
 };
+
+// gpumig and gpumigd, which open the driver only to ask it about others, use a GPU in its eyes.
+bool IsOneOfUs(pid_t pid) {
+  std::error_code error;
+  const std::filesystem::path us = std::filesystem::read_symlink("/proc/self/exe", error);
+  const std::filesystem::path exe = std::filesystem::read_symlink(fmt::format("/proc/{}/exe", pid), error);
+  const std::string name = exe.filename();
+  return !exe.empty() && exe.parent_path() == us.parent_path() && (name == "gpumig" || name == "gpumigd");
+}
 
 Result<Row> Describe(const Workload& workload, DevicePort& device) {
   Row row;
@@ -23,6 +36,7 @@ Result<Row> Describe(const Workload& workload, DevicePort& device) {
   const std::vector<pid_t> tree = GPUMIG_TRY(ProcessTree(workload.root));
   row.host_bytes = MemoryOf(tree).resident_bytes;
   row.gpu_processes = GPUMIG_TRY(device.GpuProcesses(tree));
+  if (!row.gpu_processes.empty()) row.device_bytes = device.HeldBytes(row.gpu_processes);
   for (const pid_t pid : row.gpu_processes) {
     const GpuState state = GPUMIG_TRY(device.State(pid));
     if (state != GpuState::kRunning) row.cannot_move = fmt::format("process {} is {}", pid, GpuStateName(state));
@@ -40,7 +54,7 @@ Result<std::vector<Row>> Rows(const Site& site, DevicePort& device) {
     rows.push_back(std::move(*row));
   }
   for (const ProcessStat& stat : GPUMIG_TRY(ListProcesses())) {
-    if (std::find(seen.begin(), seen.end(), stat.pid) != seen.end()) continue;
+    if (std::find(seen.begin(), seen.end(), stat.pid) != seen.end() || IsOneOfUs(stat.pid)) continue;
     if (stat.command == kHelperCommand) continue;  // an agent's hold on the driver is nobody's workload
     // One that we may not look into, such as the first of a container, is not ours to list.
     const Result<GpuState> state = device.State(stat.pid);
@@ -65,7 +79,8 @@ CommandOutcome ListWorkloads() {
 
   CommandOutcome outcome;
   Json list = Json::array();
-  outcome.text = fmt::format("{:<20} {:>8}  {:>6}  {:>10}  {}\n", "NAME", "PID", "GPU", "HOST", "CAN MOVE");
+  outcome.text =
+      fmt::format("{:<20} {:>8}  {:>6}  {:>10}  {:>10}  {}\n", "NAME", "PID", "GPU", "HOST", "DEVICE", "CAN MOVE");
   for (const Row& row : *rows) {
     list.push_back({{"name", row.workload.name},
                     {"pid", row.workload.root},
@@ -74,9 +89,11 @@ CommandOutcome ListWorkloads() {
                     {"started_by_gpumig", row.workload.is_ours()},
                     {"can_move", row.cannot_move.empty()},
                     {"why_not", row.cannot_move}});
-    outcome.text += fmt::format("{:<20} {:>8}  {:>6}  {:>10}  {}\n", row.workload.name, row.workload.root,
+    if (row.device_bytes) list.back()["device_bytes"] = *row.device_bytes;
+    outcome.text += fmt::format("{:<20} {:>8}  {:>6}  {:>10}  {:>10}  {}\n", row.workload.name, row.workload.root,
                                 row.gpu_processes.empty() ? "-" : std::to_string(row.gpu_processes.size()),
-                                HumanBytes(row.host_bytes), row.cannot_move.empty() ? "yes" : "no: " + row.cannot_move);
+                                HumanBytes(row.host_bytes), row.device_bytes ? HumanBytes(*row.device_bytes) : "",
+                                row.cannot_move.empty() ? "yes" : "no: " + row.cannot_move);
   }
   outcome.json = {{"workloads", list}};
   return outcome;

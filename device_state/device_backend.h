@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <chrono>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -31,6 +32,8 @@ class DeviceBackend {
 
   // kNone for a process that uses no GPU, and for one that is gone.
   virtual Result<GpuState> State(pid_t process) = 0;
+  // Device memory that it holds. Empty: the driver does not tell.
+  virtual std::optional<std::uint64_t> HeldBytes(pid_t process) = 0;
   // kRunning -> kLocked; kDeadlineExceeded: its work did not end, and it stays kRunning. REQUIRES: limit > 0
   virtual Result<void> Lock(pid_t process, std::chrono::milliseconds limit) = 0;
   // kLocked -> kCheckpointed

@@ -75,6 +75,16 @@ Result<std::vector<pid_t>> DeviceSession::GpuProcesses(std::span<const pid_t> tr
   return users;
 }
 
+std::optional<std::uint64_t> DeviceSession::HeldBytes(std::span<const pid_t> processes) {
+  std::uint64_t sum = 0;
+  for (const pid_t process : processes) {
+    const std::optional<std::uint64_t> held = backend_->HeldBytes(process);
+    if (!held) return std::nullopt;
+    sum += *held;
+  }
+  return sum;
+}
+
 Result<void> DeviceSession::RunOne(Known& known, const Step& step, bool& changed) {
   changed = false;
   GPUMIG_TRY(known.guard.Check());

@@ -43,6 +43,7 @@ class DeviceSession : public DevicePort {
   Result<std::vector<GpuFacts>> Gpus() override { return backend_->Devices(); }
   Result<GpuState> State(pid_t process) override;
   Result<std::vector<pid_t>> GpuProcesses(std::span<const pid_t> tree) override;
+  std::optional<std::uint64_t> HeldBytes(std::span<const pid_t> processes) override;
   Result<void> Lock(std::span<const pid_t> processes, std::chrono::milliseconds limit) override;
   Result<std::vector<pid_t>> RestoreThreads(std::span<const pid_t> processes) override;
   Result<std::uint64_t> Checkpoint(std::span<const pid_t> processes) override;

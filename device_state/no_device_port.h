@@ -19,6 +19,7 @@ class NoDevicePort : public DevicePort {
   Result<std::vector<GpuFacts>> Gpus() override { return std::vector<GpuFacts>(); }
   Result<GpuState> State(pid_t) override { return GpuState::kNone; }
   Result<std::vector<pid_t>> GpuProcesses(std::span<const pid_t>) override { return std::vector<pid_t>(); }
+  std::optional<std::uint64_t> HeldBytes(std::span<const pid_t>) override { return std::nullopt; }
   Result<void> Lock(std::span<const pid_t> processes, std::chrono::milliseconds limit) override;
   Result<std::vector<pid_t>> RestoreThreads(std::span<const pid_t> processes) override;
   Result<std::uint64_t> Checkpoint(std::span<const pid_t> processes) override;

@@ -37,6 +37,9 @@ class SerialisedDevicePort : public DevicePort {
   Result<std::vector<pid_t>> GpuProcesses(std::span<const pid_t> tree) override {
     return Locked([&] { return port_->GpuProcesses(tree); });
   }
+  std::optional<std::uint64_t> HeldBytes(std::span<const pid_t> processes) override {
+    return Locked([&] { return port_->HeldBytes(processes); });
+  }
   Result<void> Lock(std::span<const pid_t> processes, std::chrono::milliseconds limit) override {
     return Locked([&] { return port_->Lock(processes, limit); });
   }

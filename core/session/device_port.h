@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -61,6 +62,9 @@ class DevicePort {
   // Those of `tree` whose state is not kNone, in its order. Empty where this host has no driver: then no process can
   // use one.
   virtual Result<std::vector<pid_t>> GpuProcesses(std::span<const pid_t> tree) = 0;
+
+  // How much device memory `processes` hold, all together. Empty: the driver does not tell, which is not zero.
+  virtual std::optional<std::uint64_t> HeldBytes(std::span<const pid_t> processes) = 0;
 
   // Waits until no GPU work of any runs, and lets none start. kDeadlineExceeded: they did not come to rest within
   // `limit` and run on, unlocked. REQUIRES: limit > 0

@@ -92,6 +92,15 @@ Result<std::uint64_t> CudaBackend::FreeBytes(const std::string& uuid, cuda_abi::
   return std::uint64_t{free_bytes};
 }
 
+std::optional<std::uint64_t> CudaBackend::HeldBytes(pid_t process) {
+  if (cuda_.process_memory != nullptr) {
+    unsigned long long bytes = 0;
+    if (cuda_.process_memory(process, &bytes) != CUDA_SUCCESS) return std::nullopt;
+    return bytes;
+  }
+  return nvml_ != nullptr ? nvml_->HeldBytes(process) : std::nullopt;
+}
+
 Result<GpuState> CudaBackend::State(pid_t process) {
   auto state = static_cast<cuda_abi::CUprocessState>(~0u);
   const CUresult result = cuda_.checkpoint_get_state(process, &state);

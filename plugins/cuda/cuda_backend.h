@@ -17,6 +17,8 @@ class CudaBackend : public DeviceBackend {
   std::string Describe() override;
   Result<std::vector<GpuFacts>> Devices() override;
   Result<GpuState> State(pid_t process) override;
+  // From the management library; the software GPU's driver tells by itself.
+  std::optional<std::uint64_t> HeldBytes(pid_t process) override;
   Result<void> Lock(pid_t process, std::chrono::milliseconds limit) override;
   Result<void> Checkpoint(pid_t process) override;
   // A driver before CUDA 13.0 (580) takes no map: kUnsupported, save where each GPU maps to itself.

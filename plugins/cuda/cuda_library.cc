@@ -104,6 +104,9 @@ Result<void> CudaLibrary::LookUp() {
   resolver.Find(f.checkpoint_unlock, "cuCheckpointProcessUnlock", kCheckpointVersion);
   resolver.Find(f.checkpoint_get_state, "cuCheckpointProcessGetState", kCheckpointVersion);
   resolver.Find(f.checkpoint_get_restore_thread_id, "cuCheckpointProcessGetRestoreThreadId", kCheckpointVersion);
+  if (void* extension = dlsym(handle_.get(), "softgpuProcessMemory"); extension != nullptr) {
+    std::memcpy(&f.process_memory, &extension, sizeof(extension));
+  }
   if (resolver.missing().empty()) return Ok();
   return MakeError(ErrorCode::kUnsupported, "it lacks {}; capturing processes needs driver 570 or newer",
                    resolver.missing());

@@ -35,6 +35,8 @@ struct CudaFunctions {
   CUresult (*checkpoint_unlock)(int pid, cuda_abi::CUcheckpointUnlockArgs*) = nullptr;
   CUresult (*checkpoint_get_state)(int pid, cuda_abi::CUprocessState*) = nullptr;
   CUresult (*checkpoint_get_restore_thread_id)(int pid, int* tid) = nullptr;
+  // Of the software GPU only, else null: the driver interface has no such question.
+  CUresult (*process_memory)(int pid, unsigned long long* bytes) = nullptr;
 };
 
 // A library that has come up: cuInit() done, at least one GPU, all functions there.

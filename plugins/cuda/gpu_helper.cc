@@ -51,7 +51,9 @@ Result<Json> Serve(DeviceBackend& backend, const Json& request) {
     return answer;
   }
   const auto process = static_cast<pid_t>(GPUMIG_TRY(UnsignedMember(request, "process")));
-  if (call == "state") {
+  if (call == "held_bytes") {
+    if (const std::optional<std::uint64_t> bytes = backend.HeldBytes(process)) answer["bytes"] = *bytes;
+  } else if (call == "state") {
     answer["state"] = GpuStateName(GPUMIG_TRY(backend.State(process)));
   } else if (call == "lock") {
     const std::uint64_t limit_ms = GPUMIG_TRY(UnsignedMember(request, "limit_ms"));

@@ -144,6 +144,13 @@ Result<GpuState> HelperBackend::State(pid_t process) {
   return StateFromName(GPUMIG_TRY(StringMember(answer, "state")));
 }
 
+std::optional<std::uint64_t> HelperBackend::HeldBytes(pid_t process) {
+  const Result<Json> answer = CallFor("held_bytes", process, kAskLimit);
+  if (!answer || !answer->contains("bytes")) return std::nullopt;
+  const Result<std::uint64_t> bytes = UnsignedMember(*answer, "bytes");
+  return bytes ? std::optional(*bytes) : std::nullopt;
+}
+
 Result<void> HelperBackend::Lock(pid_t process, milliseconds limit) {
   GPUMIG_CHECK(limit > milliseconds(0));
   GPUMIG_TRY(Call({{"call", "lock"}, {"process", process}, {"limit_ms", limit.count()}},

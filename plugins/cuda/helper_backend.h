@@ -44,6 +44,7 @@ class HelperBackend : public DeviceBackend {
   Result<std::vector<GpuFacts>> Devices() override;
   // kNone also for the helper itself: it uses GPUs, but is nobody's workload.
   Result<GpuState> State(pid_t process) override;
+  std::optional<std::uint64_t> HeldBytes(pid_t process) override;
   Result<void> Lock(pid_t process, std::chrono::milliseconds limit) override;
   Result<void> Checkpoint(pid_t process) override;
   Result<void> Restore(pid_t process, std::span<const GpuPair> map) override;

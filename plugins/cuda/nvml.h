@@ -1,5 +1,8 @@
-// NvmlMemory: how much memory of a GPU is free, told by the management library, which needs no context on the GPU.
+// NvmlMemory: how much memory of a GPU is free, and how much a process holds, told by the management library, which
+// needs no context on the GPU.
 #pragma once
+
+#include <sys/types.h>
 
 #include <cstdint>
 #include <map>
@@ -15,12 +18,15 @@ namespace gpumig {
 class NvmlMemory {
  public:
   // Null where the library is not there or does not come up.
-  static std::unique_ptr<NvmlMemory> Open();
+  static std::unique_ptr<NvmlMemory> Open(const char* library = "libnvidia-ml.so.1");
   ~NvmlMemory();
   NvmlMemory(const NvmlMemory&) = delete;
   NvmlMemory& operator=(const NvmlMemory&) = delete;
 
   std::optional<std::uint64_t> FreeBytes(const std::string& uuid);
+  // On all GPUs. Empty: none lists the process, or one that does is not told how much it holds (as with MIG, or where
+  // the driver numbers processes of another pid namespace).
+  std::optional<std::uint64_t> HeldBytes(pid_t process);
 
  private:
   // Declared by hand: nvml.h comes with no toolkit package. Source: NVML API reference, nvmlMemory_t.
@@ -28,6 +34,13 @@ class NvmlMemory {
     unsigned long long total;
     unsigned long long free;
     unsigned long long used;
+  };
+  // Source: nvml.h 12, nvmlProcessInfo_t of nvmlDeviceGetComputeRunningProcesses_v3.
+  struct Process {
+    unsigned pid;
+    unsigned long long used_bytes;
+    unsigned gpu_instance;
+    unsigned compute_instance;
   };
   using Device = struct NvmlDevice*;
   NvmlMemory() = default;
@@ -37,6 +50,10 @@ class NvmlMemory {
   int (*shutdown_)() = nullptr;
   int (*device_by_uuid_)(const char*, Device*) = nullptr;
   int (*memory_info_)(Device, Memory*) = nullptr;
+  // Optional, all three or none.
+  int (*device_count_)(unsigned*) = nullptr;
+  int (*device_by_index_)(unsigned, Device*) = nullptr;
+  int (*processes_)(Device, unsigned*, Process*) = nullptr;
   bool up_ = false;
 };
 

@@ -61,6 +61,24 @@ TEST_F(MigrateTest, ATrainingJobMovedTenTimesLeavesTheTraceOfAnUndisturbedRun) {
   EXPECT_EQ(*ReadTextFile(moved_log), *ReadTextFile(reference));
 }
 
+TEST_F(MigrateTest, PsTellsWhatAGpuJobHoldsAndOfOthersNothing) {
+  Up();
+  StartCounter("node-a");
+  const auto log = directory() / "trainer.log";
+  StartTrainer("node-a", "trainer", log, /*steps=*/1'000'000, /*device_mib=*/24);
+  ASSERT_TRUE(Reaches(log, 3));
+  const CliAnswer ps = GpumigOn("node-a", {"ps"});
+  ASSERT_EQ(ps.json["workloads"].size(), 2u) << ps.output;
+  for (const Json& workload : ps.json["workloads"]) {
+    if (workload["name"] == "counter") {
+      EXPECT_FALSE(workload.contains("device_bytes")) << workload;
+    } else {
+      EXPECT_GE(workload.value("device_bytes", std::uint64_t{0}), 24u << 20) << workload;
+      EXPECT_LT(workload.value("device_bytes", std::uint64_t{0}), 48u << 20) << workload;
+    }
+  }
+}
+
 TEST_F(MigrateTest, AJobThatWasStartedWithoutGpumigIsMovedByPid) {
   Up();
   log_ = directory() / "count";

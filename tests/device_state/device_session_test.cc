@@ -172,6 +172,12 @@ INSTANTIATE_TEST_SUITE_P(EachCall, RollbackTest,
                                           testing::Values(Fault::kRefuses, Fault::kDoesYetFails, Fault::kLiesAboutDoing,
                                                           Fault::kRunsOutOfMemory)));
 
+TEST_F(DeviceSessionTest, WhatOneProcessHoldsUntoldLeavesTheSumUntold) {
+  EXPECT_EQ(session_.HeldBytes(pids_), 300u);
+  driver_.processes.erase(pids_[1]);
+  EXPECT_EQ(session_.HeldBytes(pids_), std::nullopt);
+}
+
 TEST_F(DeviceSessionTest, RollsBackInReverseOrder) {
   BringTo(GpuState::kLocked);
   driver_.faults[Call("checkpoint", 2)] = Fault::kRefuses;

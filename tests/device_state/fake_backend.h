@@ -47,6 +47,11 @@ class FakeBackend : public DeviceBackend {
     const auto found = processes.find(process);
     return found == processes.end() ? GpuState::kNone : found->second.state;
   }
+  std::optional<std::uint64_t> HeldBytes(pid_t process) override {
+    const auto found = processes.find(process);
+    if (found == processes.end()) return std::nullopt;
+    return found->second.device_bytes;
+  }
   Result<void> Lock(pid_t process, std::chrono::milliseconds limit) override {
     limits.push_back(limit);
     std::this_thread::sleep_for(std::min(limit, lock_takes));

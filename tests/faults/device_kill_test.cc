@@ -29,6 +29,7 @@ class ActingBackend : public DeviceBackend {
   std::string Describe() override { return inner_->Describe(); }
   Result<std::vector<GpuFacts>> Devices() override { return Next().Devices(); }
   Result<GpuState> State(pid_t process) override { return Next().State(process); }
+  std::optional<std::uint64_t> HeldBytes(pid_t process) override { return inner_->HeldBytes(process); }
   Result<void> Lock(pid_t process, milliseconds limit) override { return Next().Lock(process, limit); }
   Result<void> Checkpoint(pid_t process) override { return Next().Checkpoint(process); }
   Result<void> Restore(pid_t process, std::span<const GpuPair> map) override { return Next().Restore(process, map); }
