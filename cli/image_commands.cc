@@ -45,10 +45,12 @@ CommandOutcome Inspect(const std::filesystem::path& image) {
         text += fmt::format("         {:<12} {:>12}, {} stored\n", name, HumanBytes(totals.plain_bytes),
                             HumanBytes(totals.stored_bytes));
     }
+    // Not within the list below, for the reason given in cli/agent/agent.cc.
+    const Json workload = GPUMIG_TRY(ParseJson(description.manifest.facts_json));
     CommandOutcome outcome;
     outcome.json = {{"image_digest", description.summary.image_digest.ToHex()},
                     {"format", fmt::format("{}.{}", description.major, description.minor)},
-                    {"workload", GPUMIG_TRY(ParseJson(description.manifest.facts_json))},
+                    {"workload", workload},
                     {"files", description.manifest.files.size()},
                     {"total", TotalsToJson(description.summary.total)},
                     {"by_kind", kinds},
