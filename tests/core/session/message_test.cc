@@ -2,6 +2,7 @@
 
 #include <random>
 
+#include "core/base/file.h"
 #include "core/base/json.h"
 #include "tests/core/session/handoff_parts.h"
 #include "tests/support/matchers.h"
@@ -98,6 +99,19 @@ TEST(MessageTest, WhatItWritesItCanReadWhateverTheTextsHold) {
 
 TEST(MessageTest, RefusesATextLongerThanTheLimitUnread) {
   EXPECT_THAT(ParseMessage(std::string(kMaxMessageBytes + 1, ' ')), FailsWith(ErrorCode::kDamaged, "above the limit"));
+}
+
+// A fuzzer that starts from refused texts finds little.
+TEST(MessageTest, TheFuzzersSeedsAreOneMessageOfEachKind) {
+  for (int kind = 0; kind < kMessageKindCount; ++kind) {
+    std::string name(Name(static_cast<MessageKind>(kind)));
+    std::transform(name.begin(), name.end(), name.begin(), [](char c) { return static_cast<char>(std::tolower(c)); });
+    const auto text = ReadTextFile(std::filesystem::path(GPUMIG_MESSAGE_SEEDS) / (name + ".json"));
+    ASSERT_THAT(text, IsOk());
+    const Result<Message> message = ParseMessage(*text);
+    ASSERT_THAT(message, IsOk()) << name;
+    EXPECT_EQ(static_cast<int>(message->kind()), kind);
+  }
 }
 
 // Random damage to a good message: an answer or an error, never a crash (run under ASan).
