@@ -110,6 +110,8 @@ class HttpClient::Transfer {
     // lib/transfer.c, Curl_retry_request() and Curl_readrewind().
     Set(easy, CURLOPT_READFUNCTION, &Transfer::Supply);
     Set(easy, CURLOPT_READDATA, this);
+    Set(easy, CURLOPT_SEEKFUNCTION, &Transfer::Rewind);
+    Set(easy, CURLOPT_SEEKDATA, this);
     Set(easy, CURLOPT_WRITEFUNCTION, &Transfer::Receive);
     Set(easy, CURLOPT_WRITEDATA, this);
   }
@@ -188,6 +190,7 @@ class HttpClient::Transfer {
     } else {
       Set(easy, CURLOPT_POST, 1L);
       Set(easy, CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(body.size()));
+      body_ = body;
       body_left_ = body;
     }
     Set(easy, CURLOPT_CUSTOMREQUEST, std::string(method).c_str());
@@ -325,6 +328,15 @@ class HttpClient::Transfer {
     return count;
   }
 
+  // libcurl wants to send a body again where a connection that it had kept turns out to be closed. That fails
+  // (CURLE_SEND_FAIL_REWIND): what arrived is not known, and the caller may have something better to do than to send it
+  // twice. libcurl 8.14 asks once more when the next request begins, of which nothing is sent yet.
+  static int Rewind(void* data, curl_off_t offset, int /*origin*/) {
+    const auto* self = static_cast<const Transfer*>(data);
+    const bool nothing_sent = self->body_left_.size() == self->body_.size();
+    return offset == 0 && nothing_sent ? CURL_SEEKFUNC_OK : CURL_SEEKFUNC_FAIL;
+  }
+
   static std::size_t Receive(const char* bytes, std::size_t /*one*/, std::size_t size, void* data) {
     auto* self = static_cast<Transfer*>(data);
     if (self->reply_.body.size() + size > self->options_.max_reply_bytes) {
@@ -343,7 +355,8 @@ class HttpClient::Transfer {
   HeaderList connect_to_;
   HeaderList headers_;
   std::array<char, CURL_ERROR_SIZE> error_text_{};
-  std::span<const std::byte> body_left_;  // of the request under way
+  std::span<const std::byte> body_;       // of the request under way
+  std::span<const std::byte> body_left_;  // what of it is not sent yet
   HttpReply reply_;
   bool reply_too_big_ = false;
   std::string server_node_;  // whom the server's certificate names, once its chain holds
