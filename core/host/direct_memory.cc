@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <map>
 
@@ -90,6 +91,14 @@ Result<std::vector<MemoryRange>> ExcludedOf(pid_t pid, const std::vector<ThreadA
     excluded.push_back(WholePagesAround(area.address, area.bytes));
   }
   return excluded;
+}
+
+// Better to learn now than in the middle of a move that this kernel, or its rules, lets nobody read so.
+Result<void> CheckReadable(const ProcessPages& pages, pid_t pid) {
+  std::array<std::byte, kPageBytes> page{};
+  const Result<void> read = pages.Read(pid, 0, page);
+  if (read) return Ok();
+  return MakeError(ErrorCode::kUnsupported, "{}", read.error().message());
 }
 
 }  // namespace
@@ -186,7 +195,9 @@ Result<MemoryMap> CompleteDump(const DumpedPages& dumped, const std::vector<pid_
     SplitPages split = Split(runs, eligible, excluded);
     if (pids.size() > 1) split = Split(runs, GPUMIG_TRY(MappedOnce(pid, split.direct)), excluded);
     GPUMIG_TRY(WriteCriuPart(images, inner, pid, pages_id++, split.with_criu));
-    if (!split.direct.empty()) map.processes.emplace_back(inner, std::move(split.direct));
+    if (split.direct.empty()) continue;
+    map.processes.emplace_back(inner, std::move(split.direct));
+    GPUMIG_TRY(CheckReadable(map.processes.back(), pid));
   }
   if (map.processes.empty()) return map;
   const UniqueFd file = GPUMIG_TRY(OpenFile(images / kMemoryMapFile, O_WRONLY | O_CREAT | O_EXCL, 0600));

@@ -103,11 +103,7 @@ Result<void> WorkloadTree::Freeze(std::chrono::milliseconds limit) {
       std::this_thread::sleep_for(kVforkPause);
     }
   }
-  const ProcessStat stat = GPUMIG_TRY(ReadProcessStat(root_));
-  if (stat.start_ticks != start_ticks_ || stat.state == 'Z') {
-    return MakeError(ErrorCode::kNotFound, "process {} has ended", root_);
-  }
-  return Ok();
+  return CheckAlive();
 }
 
 Result<TreeFacts> WorkloadTree::Facts() const {
@@ -174,13 +170,23 @@ Result<void> WorkloadTree::DumpAll(const Criu& criu, const Cgroup& criu_cgroup, 
   return dumped;
 }
 
+// Never lets it run: what was dumped must be what stands here. So this is not Freeze(), which lets go of a tree in the
+// middle of a vfork(); and a process that has just left one looks as if it still were.
 Result<void> WorkloadTree::CheckWhole(std::size_t process_count) {
-  GPUMIG_TRY(Freeze(kRefreezeLimit));
+  GPUMIG_TRY(cgroup_.Freeze(kRefreezeLimit));
+  GPUMIG_TRY(CheckAlive());
   const std::size_t left = GPUMIG_TRY(Processes()).size();
   if (left < process_count) {
     return MakeError(ErrorCode::kLost, "{} of {} processes died while CRIU dumped them", process_count - left,
                      process_count);
   }
+  return Ok();
+}
+
+Result<void> WorkloadTree::CheckAlive() const {
+  const ProcessStat stat = GPUMIG_TRY(ReadProcessStat(root_));
+  if (stat.start_ticks != start_ticks_ || stat.state == 'Z')
+    return MakeError(ErrorCode::kNotFound, "process {} has ended", root_);
   return Ok();
 }
 

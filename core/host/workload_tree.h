@@ -76,6 +76,7 @@ class WorkloadTree {
   // True: some process was not in the cgroup before.
   Result<bool> TakeStrays();
   Result<void> CheckWhole(std::size_t process_count);
+  Result<void> CheckAlive() const;
 
   pid_t root_;
   std::uint64_t start_ticks_;

@@ -237,5 +237,55 @@ TEST_F(TreeMoveTest, WhatGoesPastCriuIsBigAndHoldsNoRseqArea) {
   EXPECT_THAT(tree->Release(), IsOk());
 }
 
+// All that its processes may write to.
+std::string WritableMemory(const WorkloadTree& tree) {
+  std::string content;
+  const auto processes = tree.Processes();
+  EXPECT_THAT(processes, IsOk());
+  for (const pid_t pid : *processes) {
+    const UniqueFd mem(open(fmt::format("/proc/{}/mem", pid).c_str(), O_RDONLY | O_CLOEXEC));
+    std::istringstream maps(*ReadTextFile(fmt::format("/proc/{}/maps", pid)));
+    for (std::string line; std::getline(maps, line);) {
+      unsigned long begin = 0;
+      unsigned long end = 0;
+      char rights[5] = {};
+      if (sscanf(line.c_str(), "%lx-%lx %4s", &begin, &end, rights) != 3 || rights[1] != 'w') continue;
+      const std::size_t size = content.size();
+      content.resize(size + (end - begin));
+      EXPECT_EQ(pread(mem.get(), content.data() + size, end - begin, static_cast<off_t>(begin)),
+                static_cast<ssize_t>(end - begin));
+    }
+  }
+  return content;
+}
+
+// A shell that starts one command after the other is often on its way out of vfork().
+TEST_F(TreeMoveTest, ADumpedTreeDoesNotRunOnBeforeItIsLetGo) {
+  ChildProcess::Options options;
+  options.arguments = {"/bin/sh", "-c", "while true; do /bin/true; done"};
+  options.new_session = true;
+  auto shell = ChildProcess::Start(options);
+  ASSERT_THAT(shell, IsOk());
+  auto tree = WorkloadTree::Take(shell->pid(), Child("tree"));
+  ASSERT_THAT(tree, IsOk());
+  for (int round = 0; round < 15; ++round) {
+    SCOPED_TRACE(round);
+    const auto images = directory_->path() / fmt::format("images-{}", round);
+    ASSERT_THAT(tree->Freeze(seconds(10)), IsOk());
+    ASSERT_THAT(MakeDirectories(images), IsOk());
+    std::string when_dumped;
+    const auto dumped = tree->Dump(criu_, Child("criu"), images, HostPath::kDirect, [&](std::string_view script) {
+      if (script == "post-dump") when_dumped = WritableMemory(*tree);
+      return Ok();
+    });
+    ASSERT_THAT(dumped, IsOk());
+    EXPECT_FALSE(when_dumped.empty());
+    EXPECT_TRUE(WritableMemory(*tree) == when_dumped);
+    ASSERT_THAT(tree->Thaw(), IsOk());
+    std::this_thread::sleep_for(milliseconds(1 + round % 5));
+  }
+  ASSERT_THAT(tree->Kill(seconds(10)), IsOk());
+}
+
 }  // namespace
 }  // namespace gpumig
