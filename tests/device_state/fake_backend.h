@@ -65,12 +65,16 @@ class FakeBackend : public DeviceBackend {
     return Change("checkpoint", process, GpuState::kLocked, GpuState::kCheckpointed);
   }
   Result<void> Restore(pid_t process, std::span<const GpuPair> map) override {
-    if (Gpu(processes[process].gpu) != nullptr) {
-      const auto pair = std::ranges::find(map, processes[process].gpu, &GpuPair::old_uuid);
-      if (pair == map.end()) return MakeError(ErrorCode::kInvalidArgument, "map lacks {}", processes[process].gpu);
-      processes[process].gpu = pair->new_uuid;
+    Process& one = processes[process];
+    const std::string old_gpu = one.gpu;
+    if (Gpu(old_gpu) != nullptr) {
+      const auto pair = std::ranges::find(map, old_gpu, &GpuPair::old_uuid);
+      if (pair == map.end()) return MakeError(ErrorCode::kInvalidArgument, "map lacks {}", old_gpu);
+      one.gpu = pair->new_uuid;
     }
-    return Change("restore", process, GpuState::kCheckpointed, GpuState::kLocked);
+    Result<void> restored = Change("restore", process, GpuState::kCheckpointed, GpuState::kLocked);
+    if (one.state == GpuState::kCheckpointed) one.gpu = old_gpu;  // It was not done.
+    return restored;
   }
   Result<void> Unlock(pid_t process) override {
     return Change("unlock", process, GpuState::kLocked, GpuState::kRunning);

@@ -79,14 +79,6 @@ class TwoNodesTest : public GpumigCliTest {
     const CliAnswer run = GpumigOn(node, arguments);
     ASSERT_EQ(run.code, 0) << run.errors;
   }
-  static testing::AssertionResult Reaches(const std::filesystem::path& log, std::uint64_t lines) {
-    for (int i = 0; i < 30000; ++i) {
-      if (Lines(log) >= lines) return testing::AssertionSuccess();
-      std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    }
-    return testing::AssertionFailure() << log << " stands at " << Lines(log) << " of " << lines << " lines";
-  }
-
   CliAnswer Migrate(const std::string& from, const std::string& workload, const std::string& to,
                     std::vector<std::string> more = {}) const {
     std::vector<std::string> arguments = {"migrate", workload, "--to", to};
