@@ -1,5 +1,6 @@
-// What a session's addresses mean: its arenas, where address and place are one, its views of other sessions' memory, and
-// what it has mapped elsewhere: memory of cuMemCreate in ranges of cuMemAddressReserve, and memory of other processes.
+// What a session's addresses mean: its arenas, where address and place are one, its views of other sessions' memory,
+// and what it has mapped elsewhere: memory of cuMemCreate in ranges of cuMemAddressReserve, and memory of other
+// processes.
 //
 // A physical allocation is a piece of an arena, or SharedMemory once it was exported or where it was imported. It lives
 // while a handle or a mapping refers to it. A mapping begins without access.

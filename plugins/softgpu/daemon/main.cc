@@ -123,16 +123,12 @@ std::string DefaultSocket() {
 
 // 0, or the exit status.
 int ParseOptions(int argc, char** argv, Options& options) {
-  static const option kOptions[] = {{"socket", required_argument, nullptr, 's'},
-                                    {"device", required_argument, nullptr, 'd'},
-                                    {"config", required_argument, nullptr, 'c'},
-                                    {"mode", required_argument, nullptr, 'm'},
-                                    {"fault", required_argument, nullptr, 'f'},
-                                    {"driver-version", required_argument, nullptr, 'v'},
-                                    {"status", no_argument, nullptr, 'S'},
-                                    {"unsupported", no_argument, nullptr, 'u'},
-                                    {"help", no_argument, nullptr, 'h'},
-                                    {nullptr, 0, nullptr, 0}};
+  static const option kOptions[] = {
+      {"socket", required_argument, nullptr, 's'}, {"device", required_argument, nullptr, 'd'},
+      {"config", required_argument, nullptr, 'c'}, {"mode", required_argument, nullptr, 'm'},
+      {"fault", required_argument, nullptr, 'f'},  {"driver-version", required_argument, nullptr, 'v'},
+      {"status", no_argument, nullptr, 'S'},       {"unsupported", no_argument, nullptr, 'u'},
+      {"help", no_argument, nullptr, 'h'},         {nullptr, 0, nullptr, 0}};
   options.socket = DefaultSocket();
   for (int found = 0; (found = getopt_long(argc, argv, "", kOptions, nullptr)) != -1;) {
     if (found == 's') options.socket = optarg;

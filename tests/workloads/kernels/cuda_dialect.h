@@ -1,5 +1,5 @@
-// The part of CUDA C++ that the kernels here use: for clang without a CUDA toolkit, and, in the names that clang has for
-// it, for nvcc.
+// The part of CUDA C++ that the kernels here use: for clang without a CUDA toolkit, and, in the names that clang has
+// for it, for nvcc.
 #pragma once
 
 #ifdef __NVCC__
