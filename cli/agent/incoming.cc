@@ -30,6 +30,7 @@ class Incoming::Migration : private MigrationObserver {
     migration->target_ = GPUMIG_TRY(
         MigrationTarget::Start(migration->journal_->facts().binding,
                                {*migration->workload_, migration->clock_, *migration->journal_, *migration}));
+    if (IsClosed(*migration->journal_)) migration->workload_->DropImage();
     return migration;
   }
 

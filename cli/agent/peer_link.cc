@@ -7,6 +7,7 @@
 
 #include "core/image/chunk_codec.h"
 #include "core/session/host_memory.h"
+#include "core/session/local_target.h"
 #include "transport/chunk_client.h"
 #include "transport/message_client.h"
 
@@ -15,8 +16,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// What LocalTarget's ImageStatus::lacking begins with where the manifest itself is lacking.
-constexpr std::byte kLacksManifest{1};
 constexpr std::size_t kMostGpus = 1024;
 
 std::chrono::milliseconds Left(const CallLimit& limit) {

@@ -104,6 +104,16 @@ Result<void> PackChunkStore::Reserve(std::uint64_t bytes) {
   return Error::FromErrno(errno, fmt::format("take {} bytes for {}", bytes, state_->path.string()));
 }
 
+Result<void> PackChunkStore::Clear() {
+  const std::lock_guard lock(state_->mutex);
+  state_->entries.clear();
+  state_->end = 0;
+  // The index first: without it, what is left of the pack is nobody's.
+  if (ftruncate(state_->index.get(), 0) != 0 || ftruncate(state_->write.get(), 0) != 0)
+    return Error::FromErrno(errno, fmt::format("empty {}", state_->path.string()));
+  return Ok();
+}
+
 Result<PackChunkStore::Entry> PackChunkStore::Find(const Digest& digest) const {
   const std::lock_guard lock(state_->mutex);
   const auto found = state_->entries.find(digest);

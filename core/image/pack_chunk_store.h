@@ -30,6 +30,9 @@ class PackChunkStore : public ChunkStore {
   // Takes so much room on the disk, beside what is taken already. Errors: kNoSpace.
   Result<void> Reserve(std::uint64_t bytes);
 
+  // Forgets all chunks and gives their room on the disk back at once, though the files stay open.
+  Result<void> Clear();
+
   Result<bool> Has(const Digest& digest) const override;
   Result<void> Put(const Digest& digest, std::span<const std::byte> encoded) override;
   Result<std::vector<std::byte>> Get(const Digest& digest) const override;

@@ -21,10 +21,6 @@ constexpr const char* kChunksDirectory = "chunks";
 constexpr const char* kCopyFile = "copy.json";    // which tree Prepare() made
 constexpr const char* kEarlyFile = "early-copy";  // the cgroup of one that is not whole yet
 
-// What ImageStatus::lacking says between us and the shipper: one byte.
-constexpr std::byte kLacksManifest{1};
-constexpr std::byte kLacksChunks{2};
-
 ImageStatus Lacking(std::byte what) { return {false, {what}}; }
 
 // CRIU's files are needed only while CRIU works. Begins with what an agent that was killed left behind.
@@ -404,19 +400,26 @@ Result<TargetReport> LocalTarget::Start() {
 Result<void> LocalTarget::Discard() {
   GPUMIG_TRY(DropEarlyCopy());
   GPUMIG_TRY(RemovePrepared());
+  return RemoveImage();
+}
+
+// The store stays open as long as this lives, so its files are emptied: unlinking them would free nothing. And a later
+// attempt may come.
+Result<void> LocalTarget::RemoveImage() {
+  {
+    const std::lock_guard lock(mutex_);
+    incoming_.reset();
+  }
   std::error_code error;
-  std::filesystem::remove_all(directory_, error);
-  if (error) return Error::FromErrno(error.value(), fmt::format("remove {}", directory_.string()));
-  const std::lock_guard lock(mutex_);
-  incoming_.reset();
-  return Ok();
+  std::filesystem::remove(directory_ / kManifestFile, error);
+  if (error) return Error::FromErrno(error.value(), "remove the manifest of an image");
+  return store_.Clear();
 }
 
 void LocalTarget::DropImage() {
-  cleaner_ = std::async(std::launch::async, [directory = directory_] {
-    std::error_code ignored;
-    std::filesystem::remove(directory / kManifestFile, ignored);
-    std::filesystem::remove_all(directory / kChunksDirectory, ignored);
+  cleaner_ = std::async(std::launch::async, [this] {
+    // What cannot be removed now is looked at again when the agent starts anew.
+    [[maybe_unused]] const Result<void> removed = RemoveImage();
   });
 }
 

@@ -26,6 +26,10 @@
 
 namespace gpumig {
 
+// What ImageStatus::lacking says between a LocalTarget and whoever ships to it: one byte.
+inline constexpr std::byte kLacksManifest{1};
+inline constexpr std::byte kLacksChunks{2};
+
 // Ownership: borrows context.device. Thread safety: PutManifest(), Lacks(), PutChunk() and Missing() from any thread at
 // any time; the rest as TargetWorkload says.
 class LocalTarget : public TargetWorkload {
@@ -78,6 +82,7 @@ class LocalTarget : public TargetWorkload {
   // After a restart of the agent: the copy that an earlier Prepare() left.
   Result<void> FindAgain();
   Result<void> RemovePrepared();
+  Result<void> RemoveImage();
 
   // The copy to place memory in; begins to restore it once all that CRIU needs is here, else gives null.
   std::shared_ptr<EarlyCopy> EarlyCopyFor(const std::shared_ptr<const Incoming>& image);
@@ -103,7 +108,7 @@ class LocalTarget : public TargetWorkload {
   int dropping_count_ = 0;                       // guarded by mutex_; above 0, none may be begun
   std::optional<GatedWorkload> gated_;
   std::vector<GpuPair> gpu_map_;
-  std::future<void> cleaner_;
+  std::future<void> cleaner_;  // last: it uses the others
 };
 
 }  // namespace gpumig

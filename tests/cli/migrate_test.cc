@@ -1,5 +1,6 @@
 // gpumig migrate: jobs moved between two agents, each with its own host name, network, agent and GPU.
 #include <signal.h>
+#include <sys/stat.h>
 
 #include "tests/support/two_nodes.h"
 
@@ -130,6 +131,32 @@ TEST_F(MigrateTest, AFinishedMigrationIsKnownToTheNextAgent) {
   ASSERT_EQ(all.json["out"].size(), 1u) << all.output;
   EXPECT_EQ(all.json["out"][0], told);
   EXPECT_EQ(GpumigOn("node-b", {"status"}).json["in"][0]["state"], "T_CLOSED");
+  ExpectCounterCountsOn();
+}
+
+// Also while the target's agent runs on: a deleted file that it holds open would take its room all the same.
+TEST_F(MigrateTest, TheImageIsGoneFromTheTargetsDiskOnceTheJobRunsThere) {
+  Up();
+  StartCounter("node-a", "32");
+  ASSERT_EQ(Migrate("node-a", "counter", "node-b").code, 0);
+  const auto held = [&] {
+    std::uint64_t bytes = 0;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(nodes_ / "node-b" / "state" / "incoming")) {
+      struct stat status{};
+      if (stat(entry.path().c_str(), &status) == 0 && S_ISREG(status.st_mode)) bytes += status.st_blocks * 512ull;
+    }
+    const std::string agent = "gpumigd --config " + (nodes_ / "node-b" / "gpumigd.toml").string();
+    const CliAnswer deleted =
+        On("node-b", {"sh", "-c", "ls -l /proc/$(pgrep -of '" + agent + "$')/fd | grep -c 'chunks.*deleted'"});
+    EXPECT_TRUE(deleted.output.starts_with("0")) << deleted.output;
+    return bytes;
+  };
+  std::uint64_t last = held();
+  for (int i = 0; i < 100 && last > 64 * 1024; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    last = held();
+  }
+  EXPECT_LE(last, 64u * 1024);
   ExpectCounterCountsOn();
 }
 

@@ -178,6 +178,19 @@ TEST_F(PackChunkStoreTest, ACutPackAndAHalfWrittenIndexEntryAreSurvived) {
   EXPECT_TRUE(*store_->Has(cut));
 }
 
+TEST_F(PackChunkStoreTest, OnceClearedItTakesNoDiskAndCanBeFilledAgain) {
+  const Digest digest = Put(1);
+  ASSERT_THAT(store_->Reserve(1 << 20), IsOk());
+  ASSERT_THAT(store_->Clear(), IsOk());
+  EXPECT_FALSE(*store_->Has(digest));
+  struct stat status{};
+  ASSERT_EQ(stat((source() / "chunks.pack").c_str(), &status), 0);
+  EXPECT_EQ(status.st_blocks, 0);
+  EXPECT_EQ(Put(1), digest);
+  Open();
+  EXPECT_TRUE(*store_->Has(digest));
+}
+
 TEST_F(PackChunkStoreTest, AnIndexThatPointsAnywhereIsNotFollowed) {
   Put(1);
   std::fstream index(source() / "chunks.index", std::ios::in | std::ios::out | std::ios::binary);
