@@ -49,12 +49,28 @@ std::string PartsText(const Json& parts) {
   return text;
 }
 
+// What the copying while it ran was good for.
+std::string LiveText(const Json& report) {
+  if (!report.contains("live")) return {};
+  const Json& live = report["live"];
+  std::uint64_t bytes = 0;
+  for (const Json& round : live["rounds"]) bytes += round.value("bytes", std::uint64_t{0});
+  std::string text =
+      fmt::format("copied while it ran: {} in {} rounds, {} were left for its standstill\n", HumanBytes(bytes),
+                  live["rounds"].size(), HumanBytes(live.value("bytes_left", std::uint64_t{0})));
+  if (!live.value("converged", true))
+    text += "it writes to its memory faster than that can be copied: --live gains little for it\n";
+  for (const Json& why : live["left_alone"])
+    text += fmt::format("not copied while it ran: {}\n", why.get<std::string>());
+  return text;
+}
+
 CommandOutcome Report(const Json& report) {
   const std::string ending = report.value("ending", "");
   CommandOutcome outcome;
   for (const char* key :
        {"migration", "name", "source", "target", "downtime_ms", "downtime_parts_ms", "target_parts_ms", "total_ms",
-        "host_bytes", "device_bytes", "direct_bytes", "sent_bytes", "device_path"}) {
+        "host_bytes", "device_bytes", "direct_bytes", "sent_bytes", "device_path", "live"}) {
     if (report.contains(key)) outcome.json[key] = report[key];
   }
   outcome.json["bytes_sent"] = report.value("sent_bytes", std::uint64_t{0});
@@ -62,13 +78,15 @@ CommandOutcome Report(const Json& report) {
   AddGpus(report, outcome.json);
   const std::optional<Error> error = ErrorIn(report);
   if (ending == "moved" && !error) {
-    outcome.text = fmt::format("{} runs on {}; it stood still for {:.1f} ms:\n", report.value("name", ""),
-                               report.value("target", ""), report.value("downtime_ms", 0.0)) +
-                   PartsText(report["downtime_parts_ms"]) +
-                   fmt::format("{} host, {} device, {} sent, {:.1f} ms in all\n",
-                               HumanBytes(report.value("host_bytes", std::uint64_t{0})),
-                               HumanBytes(report.value("device_bytes", std::uint64_t{0})),
-                               HumanBytes(report.value("sent_bytes", std::uint64_t{0})), report.value("total_ms", 0.0));
+    outcome.text =
+        fmt::format("{} runs on {}; it stood still for {:.1f} ms:\n", report.value("name", ""),
+                    report.value("target", ""), report.value("downtime_ms", 0.0)) +
+        PartsText(report["downtime_parts_ms"]) +
+        fmt::format("{} host, {} device, {} sent, {:.1f} ms in all\n",
+                    HumanBytes(report.value("host_bytes", std::uint64_t{0})),
+                    HumanBytes(report.value("device_bytes", std::uint64_t{0})),
+                    HumanBytes(report.value("sent_bytes", std::uint64_t{0})), report.value("total_ms", 0.0)) +
+        LiveText(report);
     return outcome;
   }
   Aftermath aftermath = Aftermath::kRunsOn;
@@ -87,7 +105,8 @@ Result<CommandOutcome> TryMigrate(const MigrateArguments& arguments) {
                                                  {"to", arguments.to},
                                                  {"max_downtime_ms", std::uint64_t{arguments.max_downtime_s} * 1000},
                                                  {"lock_timeout_ms", arguments.lock_timeout_ms},
-                                                 {"host_path", arguments.host_path}}));
+                                                 {"host_path", arguments.host_path},
+                                                 {"live", arguments.live}}));
   const std::string id = GPUMIG_TRY(StringMember(begun, "migration"));
   ProgressBar bar;
   while (true) {

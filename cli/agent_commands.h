@@ -14,6 +14,7 @@ struct MigrateArguments {
   std::uint32_t max_downtime_s = 60;
   std::uint32_t lock_timeout_ms = 10'000;
   std::string host_path = "direct";
+  bool live = false;
   std::string socket;  // empty: gpumigd.sock in the runtime directory
 };
 // Killing this changes nothing: the agent goes on.

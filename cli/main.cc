@@ -110,6 +110,8 @@ void AddAgentCommands(CLI::App& app, Command& chosen) {
   sub->add_option("--max-downtime", migrate->max_downtime_s, "Seconds it may stand still before it is resumed here")
       ->check(CLI::Range(1u, 86'400u));
   AddHostPath(sub, migrate->host_path);
+  sub->add_flag("--live", migrate->live,
+                "Copy memory while it runs, and only what it has written since while it stands still");
   sub->add_option("--lock-timeout-ms", migrate->lock_timeout_ms, "How long GPU work that was begun may take to end")
       ->check(CLI::Range(1u, 3'600'000u));
   sub->add_option("--socket", migrate->socket, "The agent's socket");

@@ -13,20 +13,20 @@ namespace {
 // Chunks as they come over the wire, into the image that they belong to.
 class IncomingChunks : public ChunkSink {
  public:
-  explicit IncomingChunks(LocalTarget& image) : image_(image) {}
+  explicit IncomingChunks(std::shared_ptr<LocalTarget> image) : image_(std::move(image)) {}
 
   Result<std::vector<bool>> Lacks(std::span<const ChunkDigest> digests) override {
     std::vector<Digest> wanted;
     wanted.reserve(digests.size());
     for (const ChunkDigest& digest : digests) wanted.push_back(Digest(digest));
-    return image_.Lacks(wanted);
+    return image_->Lacks(wanted);
   }
   Result<void> Put(const ChunkDigest& digest, std::span<const std::byte> encoded) override {
-    return image_.PutChunk(Digest(digest), encoded);
+    return image_->PutChunk(Digest(digest), encoded);
   }
 
  private:
-  LocalTarget& image_;
+  std::shared_ptr<LocalTarget> image_;
 };
 
 Result<MigrationRequest> ParseMigrationRequest(const Site& site, const Json& json) {
@@ -36,6 +36,7 @@ Result<MigrationRequest> ParseMigrationRequest(const Site& site, const Json& jso
   request.max_downtime = std::chrono::milliseconds(GPUMIG_TRY(UnsignedMember(json, "max_downtime_ms")));
   request.capture.limits.gpu_lock = std::chrono::milliseconds(GPUMIG_TRY(UnsignedMember(json, "lock_timeout_ms")));
   request.capture.host_path = GPUMIG_TRY(ParseHostPath(GPUMIG_TRY(StringMember(json, "host_path"))));
+  request.live = GPUMIG_TRY(BoolMember(json, "live"));
   if (request.max_downtime.count() == 0 || request.capture.limits.gpu_lock.count() == 0) {
     return MakeError(ErrorCode::kInvalidArgument, "a limit of 0 ms can never be kept");
   }
@@ -97,6 +98,17 @@ Router Agent::RemoteRoutes() {
     GPUMIG_TRY(incoming_->Preflight(GPUMIG_TRY(PreflightQuestionFromJson(question))));
     return Json{{"node", config_.node}, {"criu", composition_.context.criu.version}};
   });
+  AddMessageRoute(router, "/v1/migrations/{migration}/ahead",
+                  [this](const Json& request, const HttpRequest& from) -> Result<Json> {
+                    const std::uint64_t host_bytes = GPUMIG_TRY(UnsignedMember(request, "host_bytes"));
+                    GPUMIG_TRY(incoming_->BeginAhead(from.peer.node, from.parameters.at("migration"), host_bytes));
+                    return Json::object();
+                  });
+  AddMessageRoute(router, "/v1/migrations/{migration}/ahead/drop",
+                  [this](const Json&, const HttpRequest& from) -> Result<Json> {
+                    GPUMIG_TRY(incoming_->DropAhead(from.peer.node, from.parameters.at("migration")));
+                    return Json::object();
+                  });
   router.Add(
       "POST", "/v1/migrations/{migration}/messages",
       [this](const HttpRequest& request) -> Result<HttpResponse> {
@@ -108,15 +120,16 @@ Router Agent::RemoteRoutes() {
   router.Add(
       "PUT", "/v1/migrations/{migration}/manifest",
       [this](const HttpRequest& request) -> Result<HttpResponse> {
-        LocalTarget* image = GPUMIG_TRY(incoming_->Image(request.peer.node, request.parameters.at("migration")));
+        const std::shared_ptr<LocalTarget> image =
+            GPUMIG_TRY(incoming_->Image(request.peer.node, request.parameters.at("migration")));
         GPUMIG_TRY(image->PutManifest(request.body));
         return HttpResponse::OfJson(Json::object());
       },
       kMaxManifestBytes);
   AddChunkRoutes(router,
                  [this](const std::string& migration, const HttpPeer& peer) -> Result<std::shared_ptr<ChunkSink>> {
-                   LocalTarget* image = GPUMIG_TRY(incoming_->Image(peer.node, migration));
-                   return std::shared_ptr<ChunkSink>(std::make_shared<IncomingChunks>(*image));
+                   std::shared_ptr<LocalTarget> image = GPUMIG_TRY(incoming_->Image(peer.node, migration));
+                   return std::shared_ptr<ChunkSink>(std::make_shared<IncomingChunks>(std::move(image)));
                  });
   return router;
 }

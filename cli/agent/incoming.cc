@@ -21,12 +21,15 @@ bool IsClosed(const Journal& journal) {
 
 class Incoming::Migration : private MigrationObserver {
  public:
-  static Result<std::shared_ptr<Migration>> Make(const SessionContext& context, std::unique_ptr<Journal> journal) {
+  // `image`: what came ahead; null: nothing did.
+  static Result<std::shared_ptr<Migration>> Make(const SessionContext& context, std::unique_ptr<Journal> journal,
+                                                 std::shared_ptr<LocalTarget> image = nullptr) {
     auto migration = std::make_shared<Migration>();
     migration->id_ = journal->facts().binding.migration.ToHex();
     migration->source_ = journal->facts().binding.source;
     migration->journal_ = std::move(journal);
-    migration->workload_ = GPUMIG_TRY(LocalTarget::Open(context, migration->id_));
+    migration->workload_ = std::move(image);
+    if (!migration->workload_) migration->workload_ = GPUMIG_TRY(LocalTarget::Open(context, migration->id_));
     migration->target_ = GPUMIG_TRY(
         MigrationTarget::Start(migration->journal_->facts().binding,
                                {*migration->workload_, migration->clock_, *migration->journal_, *migration}));
@@ -36,7 +39,7 @@ class Incoming::Migration : private MigrationObserver {
 
   const std::string& source() const { return source_; }
   MigrationTarget& target() { return *target_; }
-  LocalTarget& workload() { return *workload_; }
+  const std::shared_ptr<LocalTarget>& workload() { return workload_; }
 
   Json Status() const {
     const TargetState state = target_->state();
@@ -54,7 +57,7 @@ class Incoming::Migration : private MigrationObserver {
   std::string source_;
   SystemClock clock_;
   std::unique_ptr<Journal> journal_;
-  std::unique_ptr<LocalTarget> workload_;
+  std::shared_ptr<LocalTarget> workload_;
   std::unique_ptr<MigrationTarget> target_;  // last: it uses the others
 };
 
@@ -78,14 +81,93 @@ Result<Message> Incoming::Handle(const std::string& peer, const Message& message
   return migration->target().Handle(message);
 }
 
-Result<LocalTarget*> Incoming::Image(const std::string& peer, const std::string& migration) {
+Result<void> Incoming::BeginAhead(const std::string& peer, const std::string& migration, std::uint64_t host_bytes) {
+  GPUMIG_TRY(MigrationId::FromHex(migration));
+  std::vector<Ahead> idle;
+  const auto begin = [&]() -> Result<void> {
+    const std::lock_guard lock(mutex_);
+    idle = TakeIdle();
+    if (const auto known = ahead_.find(migration); known != ahead_.end()) {
+      if (known->second.peer == peer) return Ok();
+      return MakeError(ErrorCode::kPermissionDenied, "migration {} is not {}'s", migration, peer);
+    }
+    if (migrations_.contains(migration)) {
+      return MakeError(ErrorCode::kFailedPrecondition, "migration {} was offered already", migration);
+    }
+    if (ahead_.size() >= kMostAhead) {
+      return MakeError(ErrorCode::kResourceExhausted, "memory of {} workloads is coming in already", ahead_.size())
+          .WithNextStep("try again in a while, or migrate without --live");
+    }
+    std::shared_ptr<LocalTarget> image = GPUMIG_TRY(LocalTarget::Open(context_, migration));
+    if (Result<void> taken = image->TakeAhead(host_bytes); !taken) {
+      idle.push_back({peer, std::move(image), {}});
+      return taken.error().AddContext(fmt::format("node {}", config_.node));
+    }
+    ahead_[migration] = {peer, std::move(image), std::chrono::steady_clock::now()};
+    return Ok();
+  };
+  Result<void> begun = begin();
+  Discard(std::move(idle));
+  return begun;
+}
+
+Result<void> Incoming::DropAhead(const std::string& peer, const std::string& migration) {
+  std::vector<Ahead> dropped;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = ahead_.find(migration);
+    if (found == ahead_.end() || found->second.peer != peer) return Ok();
+    dropped.push_back(std::move(found->second));
+    ahead_.erase(found);
+  }
+  Discard(std::move(dropped));
+  return Ok();
+}
+
+std::vector<Incoming::Ahead> Incoming::TakeIdle() {
+  std::vector<Ahead> idle;
+  const auto now = std::chrono::steady_clock::now();
+  for (auto entry = ahead_.begin(); entry != ahead_.end();) {
+    if (now - entry->second.last_seen < kAheadIdleLimit) {
+      ++entry;
+      continue;
+    }
+    idle.push_back(std::move(entry->second));
+    entry = ahead_.erase(entry);
+  }
+  return idle;
+}
+
+void Incoming::Discard(std::vector<Ahead> ahead) {
+  for (const Ahead& each : ahead) {
+    if (const Result<void> removed = each.image->Remove(); !removed)
+      spdlog::warn("memory that came ahead from {}: {}", each.peer, removed.error().message());
+  }
+}
+
+// Images that no journal knows: they came ahead of an OFFER that an earlier agent did not live to see.
+void Incoming::RemoveLeftImages() const {
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(context_.site.state_directory / "incoming", error);
+       !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+    if (migrations_.contains(entry->path().filename())) continue;
+    std::error_code ignored;
+    std::filesystem::remove_all(entry->path(), ignored);
+  }
+}
+
+Result<std::shared_ptr<LocalTarget>> Incoming::Image(const std::string& peer, const std::string& migration) {
   const std::lock_guard lock(mutex_);
+  if (const auto ahead = ahead_.find(migration); ahead != ahead_.end() && ahead->second.peer == peer) {
+    ahead->second.last_seen = std::chrono::steady_clock::now();
+    return ahead->second.image;
+  }
   const auto found = migrations_.find(migration);
   if (found == migrations_.end()) return MakeError(ErrorCode::kNotFound, "no migration {} was offered here", migration);
   if (found->second->source() != peer)
     return MakeError(ErrorCode::kPermissionDenied, "migration {} is not {}'s", migration, peer);
   found->second->target().NoteArrival();
-  return &found->second->workload();
+  return found->second->workload();
 }
 
 Result<std::shared_ptr<Incoming::Migration>> Incoming::FindOrMake(const std::string& peer, const Message& message) {
@@ -102,7 +184,12 @@ Result<std::shared_ptr<Incoming::Migration>> Incoming::FindOrMake(const std::str
   facts.binding = {message.migration, message.from, config_.node};
   GPUMIG_TRY(MakeDirectories(config_.journals()));
   std::unique_ptr<Journal> journal = GPUMIG_TRY(Journal::Create(config_.journals(), facts));
-  std::shared_ptr<Migration> made = GPUMIG_TRY(Migration::Make(context_, std::move(journal)));
+  std::shared_ptr<LocalTarget> image;
+  if (const auto ahead = ahead_.find(id); ahead != ahead_.end() && ahead->second.peer == peer) {
+    image = std::move(ahead->second.image);
+    ahead_.erase(ahead);
+  }
+  std::shared_ptr<Migration> made = GPUMIG_TRY(Migration::Make(context_, std::move(journal), std::move(image)));
   migrations_.emplace(id, made);
   return made;
 }
@@ -126,6 +213,8 @@ Result<void> Incoming::Recover() {
     const std::lock_guard lock(mutex_);
     migrations_.emplace(id.ToHex(), std::move(migration));
   }
+  const std::lock_guard lock(mutex_);
+  RemoveLeftImages();
   return Ok();
 }
 

@@ -1,6 +1,7 @@
 // Incoming: the migrations that come to this node.
 #pragma once
 
+#include <chrono>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -23,6 +24,9 @@ namespace gpumig {
 // Thread safety: any thread.
 class Incoming {
  public:
+  static constexpr std::chrono::minutes kAheadIdleLimit{10};
+  static constexpr std::size_t kMostAhead = 64;
+
   Incoming(const AgentConfig& config, SessionContext context);
   ~Incoming();
 
@@ -32,15 +36,31 @@ class Incoming {
   // Of `peer`, whose name must be the one that the message says it is from.
   Result<Message> Handle(const std::string& peer, const Message& message);
 
-  // For what comes in beside the messages. Errors: kNotFound, no OFFER of this migration was seen; kPermissionDenied,
-  // it is another node's.
-  Result<LocalTarget*> Image(const std::string& peer, const std::string& migration);
+  // Memory of a workload that still runs at `peer` may come, before there is an OFFER. What no OFFER follows is removed
+  // once nothing has come for kAheadIdleLimit. Errors: kInvalidArgument; kResourceExhausted, too many at once; those of
+  // LocalTarget::TakeAhead().
+  Result<void> BeginAhead(const std::string& peer, const std::string& migration, std::uint64_t host_bytes);
+  // There will be none.
+  Result<void> DropAhead(const std::string& peer, const std::string& migration);
+  // For what comes in beside the messages. Errors: kNotFound, neither OFFER nor BeginAhead() of this migration was
+  // seen; kPermissionDenied, it is another node's.
+  Result<std::shared_ptr<LocalTarget>> Image(const std::string& peer, const std::string& migration);
 
   Result<void> Recover();
   Json StatusOfAll() const;
 
  private:
   class Migration;
+  struct Ahead {
+    std::string peer;
+    std::shared_ptr<LocalTarget> image;
+    std::chrono::steady_clock::time_point last_seen;
+  };
+  // Takes those out of ahead_ that nothing comes for any more. REQUIRES: mutex_ is held
+  std::vector<Ahead> TakeIdle();
+  static void Discard(std::vector<Ahead> ahead);
+  void RemoveLeftImages() const;
+
   // Null: there is none, and the message begins none.
   Result<std::shared_ptr<Migration>> FindOrMake(const std::string& peer, const Message& message);
 
@@ -48,6 +68,7 @@ class Incoming {
   SessionContext context_;
   mutable std::mutex mutex_;
   std::map<std::string, std::shared_ptr<Migration>> migrations_;  // by id in hexadecimal; guarded by mutex_
+  std::map<std::string, Ahead> ahead_;                            // likewise, of those that no OFFER was seen of yet
 };
 
 }  // namespace gpumig

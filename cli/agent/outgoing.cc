@@ -15,13 +15,27 @@
 #include "core/session/system_clock.h"
 
 namespace gpumig {
+namespace {
+
+Json LiveToJson(const LiveReport& live) {
+  Json rounds = Json::array();
+  for (const LiveRound& round : live.rounds)
+    rounds.push_back({{"bytes", round.bytes}, {"ms", Milliseconds(round.duration)}});
+  return {{"rounds", rounds},
+          {"converged", live.converged},
+          {"bytes_left", live.bytes_left},
+          {"left_alone", live.left_alone}};
+}
+
+}  // namespace
+
 // One migration, from its begin to its end and the report of it.
 class Outgoing::Migration : private MigrationObserver {
  public:
   static Result<std::shared_ptr<Migration>> Make(const AgentConfig& config, const NodeIdentity& identity,
                                                  const SessionContext& context, std::unique_ptr<Journal> journal,
                                                  const Workload& workload, const CaptureOptions& capture,
-                                                 std::chrono::milliseconds max_downtime) {
+                                                 std::chrono::milliseconds max_downtime, bool live) {
     const Binding& binding = journal->facts().binding;
     const PeerConfig* peer = config.FindPeer(binding.target);
     if (peer == nullptr) {
@@ -37,6 +51,7 @@ class Outgoing::Migration : private MigrationObserver {
     migration->journal_ = std::move(journal);
     migration->workload_ = std::make_unique<LocalSource>(context, workload, capture, migration->id_);
     migration->link_ = std::make_unique<PeerLink>(config, identity, *peer, migration->id_, *migration->workload_);
+    if (live) migration->workload_->CopyAheadThrough(*migration->link_, LiveOptions());
     SourceLimits source_limits;
     source_limits.max_downtime = max_downtime;
     migration->runner_ = std::make_unique<MigrationSource>(
@@ -53,6 +68,7 @@ class Outgoing::Migration : private MigrationObserver {
     if (!recover) gpus_before_ = GpuUuids();
     MigrationOutcome outcome = recover ? runner_->Recover() : runner_->Run();
     const auto total = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin);
+    if (outcome.ending != Ending::kMoved) link_->DropAhead();
     Json report = ReportOf(outcome, total);
     spdlog::info("migration {} of {} to {}: {}", id_, workload_name_, target_, Name(outcome.ending));
     const std::lock_guard lock(mutex_);
@@ -133,6 +149,7 @@ class Outgoing::Migration : private MigrationObserver {
         {"sent_bytes", link_->bytes_sent()},
         {"device_path", facts.device_path()},
         {"gpus_at_source", gpus_before_}};
+    if (const std::optional<LiveReport>& live = workload_->live_report()) report["live"] = LiveToJson(*live);
     if (const Result<Json> detail = ParseJson(outcome.detail); detail && detail->is_object())
       report["at_target"] = *detail;
     if (outcome.error) {
@@ -199,8 +216,9 @@ Result<std::string> Outgoing::Begin(const MigrationRequest& request) {
   GPUMIG_TRY(MakeDirectories(config_.journals()));
   std::unique_ptr<Journal> journal = GPUMIG_TRY(Journal::Create(config_.journals(), facts));
   const auto prepare = [&]() -> Result<std::shared_ptr<Migration>> {
-    std::shared_ptr<Migration> migration = GPUMIG_TRY(Migration::Make(
-        config_, identity_, context_, std::move(journal), request.workload, request.capture, request.max_downtime));
+    std::shared_ptr<Migration> migration =
+        GPUMIG_TRY(Migration::Make(config_, identity_, context_, std::move(journal), request.workload, request.capture,
+                                   request.max_downtime, request.live));
     GPUMIG_TRY(migration->link().Preflight(question));
     const std::lock_guard lock(mutex_);
     for (const auto& [other_id, other] : migrations_) {
@@ -253,7 +271,8 @@ Result<void> Outgoing::Recover() {
     }
     const Workload workload = GPUMIG_TRY(WorkloadFromJson(GPUMIG_TRY(ParseJson(journal->facts().note))));
     std::shared_ptr<Migration> migration = GPUMIG_TRY(Migration::Make(
-        config_, identity_, context_, std::move(journal), workload, CaptureOptions{}, std::chrono::seconds(60)));
+        config_, identity_, context_, std::move(journal), workload, CaptureOptions{}, std::chrono::seconds(60),
+        /*live=*/false));
     {
       const std::lock_guard lock(mutex_);
       migrations_.emplace(name.migration.ToHex(), migration);

@@ -23,6 +23,7 @@ struct MigrationRequest {
   std::string to;
   std::chrono::milliseconds max_downtime{60'000};
   CaptureOptions capture;
+  bool live = false;  // copy memory while it runs, see LiveCopy
 };
 
 // Ownership: borrows config, identity and context.device.

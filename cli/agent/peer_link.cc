@@ -39,6 +39,9 @@ std::vector<std::size_t> CriuFilesFirst(const Manifest& manifest) {
   return indexes;
 }
 
+// Of one batch of memory that is copied ahead; the workload runs meanwhile, so there is time.
+constexpr std::chrono::minutes kAheadLimit{10};
+
 ChunkDigest WireDigest(const Digest& digest) {
   ChunkDigest wire;
   std::copy(digest.bytes().begin(), digest.bytes().end(), wire.begin());
@@ -103,6 +106,57 @@ Result<void> PeerLink::SendManifest(const HashedSource& image, std::stop_token s
              "send the manifest to {}", peer_.name);
   bytes_sent_ += image.manifest_bytes().size();
   return Ok();
+}
+
+Result<void> PeerLink::BeginAhead(std::uint64_t host_bytes, std::stop_token) {
+  HttpClient* client = GPUMIG_TRY(Client());
+  GPUMIG_TRY(
+      CallWithMessage(*client, fmt::format("/v1/migrations/{}/ahead", migration_), Json{{"host_bytes", host_bytes}}),
+      "begin to copy memory to {}", peer_.name);
+  began_ahead_ = true;
+  return Ok();
+}
+
+Result<void> PeerLink::ShipAhead(std::span<const AheadChunk> chunks, std::stop_token stop) {
+  const CompressionChoice compression = GPUMIG_TRY(CompressionChoice::Parse(config_.compress));
+  std::vector<ChunkDigest> digests;
+  for (const AheadChunk& chunk : chunks) digests.push_back(WireDigest(chunk.digest));
+  const auto read = [&](std::size_t index) -> Result<ByteBuffer> {
+    thread_local std::optional<ChunkEncoder> encoder;  // of one of the encoders' threads, which end with this transfer
+    if (!encoder) encoder.emplace(compression);
+    return encoder->EncodeWithRoom(ByteBuffer(chunks[index].room_and_plain));
+  };
+  SendOptions options;
+  options.connection_count = config_.connections;
+  options.encoder_count = std::max(1u, std::thread::hardware_concurrency());
+  options.limit = kAheadLimit;
+  const SendReport report = GPUMIG_TRY(SendChunks({peer_.name, peer_.address.host, peer_.address.port}, identity_,
+                                                  migration_, digests, read, options, std::move(stop)));
+  bytes_sent_ += report.bytes_sent;
+  return Ok();
+}
+
+Result<std::vector<bool>> PeerLink::LacksAhead(std::span<const Digest> digests, std::stop_token stop) {
+  HttpClient* client = GPUMIG_TRY(Client());
+  std::vector<bool> lacks;
+  for (std::size_t done = 0; done < digests.size(); done += kMaxDigestsPerRequest) {
+    std::vector<ChunkDigest> asked;
+    for (const Digest& digest : digests.subspan(done, std::min(kMaxDigestsPerRequest, digests.size() - done)))
+      asked.push_back(WireDigest(digest));
+    const HttpReply reply = GPUMIG_TRY(client->Send("POST", fmt::format("/v1/migrations/{}/lacking", migration_),
+                                                    "application/octet-stream", EncodeDigests(asked), stop));
+    const std::vector<bool> answer = GPUMIG_TRY(DecodeBitmap(reply.body, asked.size()));
+    lacks.insert(lacks.end(), answer.begin(), answer.end());
+  }
+  return lacks;
+}
+
+void PeerLink::DropAhead() {
+  if (!began_ahead_) return;
+  const Result<HttpClient*> client = Client();
+  if (!client) return;
+  [[maybe_unused]] const auto dropped =
+      CallWithMessage(**client, fmt::format("/v1/migrations/{}/ahead/drop", migration_), Json::object());
 }
 
 Result<void> PeerLink::SendMissingChunks(const HashedSource& image, const CallLimit& limit) {

@@ -25,8 +25,8 @@ Json PreflightQuestionToJson(const PreflightQuestion& question);
 Result<PreflightQuestion> PreflightQuestionFromJson(const Json& json);
 
 // Ownership: borrows all it is given.
-// Thread safety: Exchange() and Ship() from one thread at a time; progress() from any.
-class PeerLink : public Peer, public ImageShipper {
+// Thread safety: from one thread at a time, and ShipAhead() from another beside it; progress() from any.
+class PeerLink : public Peer, public ImageShipper, public AheadShipper {
  public:
   PeerLink(const AgentConfig& config, const NodeIdentity& identity, const PeerConfig& peer, std::string migration,
            LocalSource& source);
@@ -36,6 +36,12 @@ class PeerLink : public Peer, public ImageShipper {
 
   Result<Message> Exchange(const Message& message, const CallLimit& limit) override;
   Result<void> Ship(const ManifestDigest& manifest, const ImageStatus& status, const CallLimit& limit) override;
+
+  Result<void> BeginAhead(std::uint64_t host_bytes, std::stop_token stop) override;
+  Result<void> ShipAhead(std::span<const AheadChunk> chunks, std::stop_token stop) override;
+  Result<std::vector<bool>> LacksAhead(std::span<const Digest> digests, std::stop_token stop) override;
+  // What came ahead is no more use there. Best effort: where it is not heard, the target finds out by itself.
+  void DropAhead();
 
   std::uint64_t bytes_sent() const { return bytes_sent_; }
   // 0 to 1, of the sending.
@@ -52,6 +58,7 @@ class PeerLink : public Peer, public ImageShipper {
   std::string migration_;
   LocalSource& source_;
   std::optional<HttpClient> client_;
+  bool began_ahead_ = false;
   std::atomic<std::uint64_t> bytes_sent_ = 0;
   std::atomic<double> progress_ = 0;
 };

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <limits>
+#include <map>
+#include <set>
+#include <utility>
 
 #include "core/base/bytes.h"
 #include "core/base/check.h"
@@ -11,96 +14,143 @@ namespace gpumig {
 namespace {
 
 constexpr std::string_view kMagic = "GPUMIGMM";
-constexpr std::uint32_t kVersion = 1;
-constexpr std::uint32_t kMostProcesses = 1u << 16;
+constexpr std::uint32_t kNewestVersion = 2;
+constexpr std::uint32_t kMostRecords = 1u << 16;
 constexpr std::string_view kFilePrefix = "memory-";
 // What process_vm_readv takes at once.
 constexpr std::size_t kMostPieces = 1024;
 
 enum class Direction { kRead, kWrite };
 
-Result<void> Move(Direction direction, pid_t pid, std::vector<iovec> pieces, std::byte* local) {
+// `local` is where the sequence of bytes begins that `pieces` are pieces of.
+Result<void> Move(Direction direction, pid_t pid, const std::vector<ProcessPages::Piece>& pieces, std::byte* local) {
+  std::vector<iovec> there;
+  std::vector<iovec> here;
+  there.reserve(pieces.size());
+  here.reserve(pieces.size());
+  for (const ProcessPages::Piece& piece : pieces) {
+    there.push_back(piece.remote);
+    // What lies side by side at both ends is one piece for the kernel.
+    if (!here.empty() && static_cast<std::byte*>(here.back().iov_base) + here.back().iov_len == local + piece.at &&
+        static_cast<std::byte*>(there[there.size() - 2].iov_base) + there[there.size() - 2].iov_len ==
+            piece.remote.iov_base) {
+      there.pop_back();
+      there.back().iov_len += piece.remote.iov_len;
+      here.back().iov_len += piece.remote.iov_len;
+    } else {
+      here.push_back({local + piece.at, piece.remote.iov_len});
+    }
+  }
   std::size_t first = 0;
-  while (first < pieces.size()) {
-    const std::size_t count = std::min(kMostPieces, pieces.size() - first);
-    std::size_t wanted = 0;
-    for (std::size_t i = first; i < first + count; ++i) wanted += pieces[i].iov_len;
-    const iovec here{local, wanted};
-    const ssize_t moved = direction == Direction::kRead ? process_vm_readv(pid, &here, 1, &pieces[first], count, 0)
-                                                        : process_vm_writev(pid, &here, 1, &pieces[first], count, 0);
+  while (first < there.size()) {
+    const std::size_t count = std::min(kMostPieces, there.size() - first);
+    const ssize_t moved = direction == Direction::kRead
+                              ? process_vm_readv(pid, &here[first], count, &there[first], count, 0)
+                              : process_vm_writev(pid, &here[first], count, &there[first], count, 0);
     if (moved <= 0) {
       const std::string what =
           fmt::format("{} memory of process {} at {:#x}", direction == Direction::kRead ? "read" : "write", pid,
-                      reinterpret_cast<std::uintptr_t>(pieces[first].iov_base));
+                      reinterpret_cast<std::uintptr_t>(there[first].iov_base));
       if (moved == 0 || errno == EFAULT)
         return MakeError(ErrorCode::kFailedPrecondition, "{}: there is none that can be used so", what);
       return Error::FromErrno(errno, what);
     }
-    local += moved;
     for (auto left = static_cast<std::size_t>(moved); left > 0;) {
-      iovec& piece = pieces[first];
-      const std::size_t step = std::min(left, piece.iov_len);
-      piece.iov_base = static_cast<std::byte*>(piece.iov_base) + step;
-      piece.iov_len -= step;
+      const std::size_t step = std::min(left, there[first].iov_len);
+      for (iovec* end : {&there[first], &here[first]}) {
+        end->iov_base = static_cast<std::byte*>(end->iov_base) + step;
+        end->iov_len -= step;
+      }
       left -= step;
-      if (piece.iov_len == 0) ++first;
+      if (there[first].iov_len == 0) ++first;
     }
   }
   return Ok();
 }
 
-Result<ProcessPages> ParseProcess(ByteReader& reader) {
+// One record: how it is written depends on the version. Version 1 has no layers, and no gaps.
+Result<ProcessPages> ParseProcess(ByteReader& reader, std::uint32_t version) {
   const std::uint32_t pid = GPUMIG_TRY(reader.U32());
+  const std::uint32_t layer = version == 1 ? 0 : GPUMIG_TRY(reader.U32());
+  const std::uint64_t file_bytes = version == 1 ? 0 : GPUMIG_TRY(reader.U64());
   const std::uint32_t count = GPUMIG_TRY(reader.U32());
-  if (pid == 0 || pid > std::numeric_limits<pid_t>::max())
-    return MakeError(ErrorCode::kDamaged, "a memory map names process {}", pid);
-  if (count == 0 || count > reader.remaining() / 16)
+  if (pid == 0 || pid > std::numeric_limits<pid_t>::max() || layer >= kMostMemoryLayers)
+    return MakeError(ErrorCode::kDamaged, "a memory map names process {}, layer {}", pid, layer);
+  const std::size_t extent_bytes = version == 1 ? 16 : 24;
+  if (count == 0 || count > reader.remaining() / extent_bytes)
     return MakeError(ErrorCode::kDamaged, "a memory map claims {} ranges and has {} bytes left", count,
                      reader.remaining());
-  std::vector<MemoryRange> ranges;
-  ranges.reserve(count);
+  std::vector<MemoryExtent> extents;
+  extents.reserve(count);
   std::uint64_t end = 0;
-  std::uint64_t sum = 0;
+  std::uint64_t file_end = 0;
+  constexpr std::uint64_t kMost = std::numeric_limits<std::uint64_t>::max();
   for (std::uint32_t i = 0; i < count; ++i) {
+    const std::uint64_t offset = version == 1 ? file_end : GPUMIG_TRY(reader.U64());
     const std::uint64_t address = GPUMIG_TRY(reader.U64());
     const std::uint64_t bytes = GPUMIG_TRY(reader.U64());
-    const bool whole_pages = address % kPageBytes == 0 && bytes % kPageBytes == 0 && bytes > 0;
-    if (!whole_pages || address < end || bytes > std::numeric_limits<std::uint64_t>::max() - address ||
-        bytes > std::numeric_limits<std::uint64_t>::max() - sum) {
+    const bool whole_pages =
+        offset % kPageBytes == 0 && address % kPageBytes == 0 && bytes % kPageBytes == 0 && bytes > 0;
+    if (!whole_pages || address < end || offset < file_end || bytes > kMost - address || bytes > kMost - offset) {
       return MakeError(ErrorCode::kDamaged, "a memory map has an impossible range of {} bytes at {:#x}", bytes,
                        address);
     }
     end = address + bytes;
-    sum += bytes;
-    ranges.push_back({address, bytes});
+    file_end = offset + bytes;
+    extents.push_back({offset, address, bytes});
   }
-  return ProcessPages(static_cast<pid_t>(pid), std::move(ranges));
+  if (version != 1 && (file_end > file_bytes || file_bytes % kPageBytes != 0))
+    return MakeError(ErrorCode::kDamaged, "a memory map has a range of process {} behind its file's end", pid);
+  return ProcessPages(static_cast<pid_t>(pid), layer, version == 1 ? file_end : file_bytes, std::move(extents));
+}
+
+// No two records of one file, no two extents of one process's address.
+Result<void> CheckApart(const MemoryMap& map) {
+  std::set<std::pair<pid_t, std::uint32_t>> files;
+  std::map<pid_t, std::vector<MemoryRange>> ranges;
+  for (const ProcessPages& pages : map.processes) {
+    if (!files.emplace(pages.inner_pid(), pages.layer()).second)
+      return MakeError(ErrorCode::kDamaged, "a memory map names process {} twice", pages.inner_pid());
+    for (const MemoryExtent& extent : pages.extents())
+      ranges[pages.inner_pid()].push_back({extent.address, extent.bytes});
+  }
+  for (auto& [pid, of_process] : ranges) {
+    std::ranges::sort(of_process, {}, &MemoryRange::address);
+    for (std::size_t i = 1; i < of_process.size(); ++i) {
+      if (of_process[i].address < of_process[i - 1].end())
+        return MakeError(ErrorCode::kDamaged, "a memory map has two layers of process {} at {:#x}", pid,
+                         of_process[i].address);
+    }
+  }
+  return Ok();
 }
 
 }  // namespace
 
-ProcessPages::ProcessPages(pid_t inner_pid, std::vector<MemoryRange> ranges)
-    : inner_pid_(inner_pid), ranges_(std::move(ranges)) {
-  offsets_.reserve(ranges_.size());
-  for (const MemoryRange& range : ranges_) {
-    offsets_.push_back(bytes_);
+ProcessPages::ProcessPages(pid_t inner_pid, const std::vector<MemoryRange>& ranges) : inner_pid_(inner_pid) {
+  extents_.reserve(ranges.size());
+  for (const MemoryRange& range : ranges) {
+    extents_.push_back({bytes_, range.address, range.bytes});
     bytes_ += range.bytes;
   }
 }
 
-std::vector<iovec> ProcessPages::Pieces(std::uint64_t offset, std::uint64_t bytes) const {
+ProcessPages::ProcessPages(pid_t inner_pid, std::uint32_t layer, std::uint64_t file_bytes,
+                           std::vector<MemoryExtent> extents)
+    : inner_pid_(inner_pid), layer_(layer), extents_(std::move(extents)), bytes_(file_bytes) {}
+
+std::vector<ProcessPages::Piece> ProcessPages::Pieces(std::uint64_t offset, std::uint64_t bytes) const {
   GPUMIG_CHECK(offset <= bytes_ && bytes <= bytes_ - offset);
-  std::vector<iovec> pieces;
-  std::size_t i =
-      static_cast<std::size_t>(std::upper_bound(offsets_.begin(), offsets_.end(), offset) - offsets_.begin());
-  if (i > 0) --i;
-  for (; bytes > 0; ++i) {
-    const std::uint64_t within = offset - offsets_[i];
-    const std::uint64_t length = std::min(bytes, ranges_[i].bytes - within);
+  std::vector<Piece> pieces;
+  const std::uint64_t end = offset + bytes;
+  auto extent = std::ranges::upper_bound(extents_, offset, {}, &MemoryExtent::offset);
+  if (extent != extents_.begin()) --extent;
+  for (; extent != extents_.end() && extent->offset < end; ++extent) {
+    const std::uint64_t from = std::max(offset, extent->offset);
+    const std::uint64_t to = std::min(end, extent->offset + extent->bytes);
+    if (from >= to) continue;
     // NOLINTNEXTLINE(performance-no-int-to-ptr): an address of another process.
-    pieces.push_back({reinterpret_cast<void*>(ranges_[i].address + within), length});
-    offset += length;
-    bytes -= length;
+    pieces.push_back({from - offset, {reinterpret_cast<void*>(extent->address + (from - extent->offset)), to - from}});
   }
   return pieces;
 }
@@ -120,17 +170,32 @@ std::uint64_t MemoryMap::bytes() const {
   return sum;
 }
 
+// The oldest version that can say it.
 std::vector<std::byte> MemoryMap::Serialise() const {
+  bool plain = true;
+  for (const ProcessPages& process : processes) {
+    std::uint64_t offset = 0;
+    for (const MemoryExtent& extent : process.extents()) {
+      plain = plain && extent.offset == offset;
+      offset += extent.bytes;
+    }
+    plain = plain && process.layer() == 0 && process.bytes() == offset;
+  }
   ByteWriter writer;
   writer.Bytes(std::as_bytes(std::span(kMagic)));
-  writer.U32(kVersion);
+  writer.U32(plain ? 1 : kNewestVersion);
   writer.U32(static_cast<std::uint32_t>(processes.size()));
   for (const ProcessPages& process : processes) {
     writer.U32(static_cast<std::uint32_t>(process.inner_pid()));
-    writer.U32(static_cast<std::uint32_t>(process.ranges().size()));
-    for (const MemoryRange& range : process.ranges()) {
-      writer.U64(range.address);
-      writer.U64(range.bytes);
+    if (!plain) {
+      writer.U32(process.layer());
+      writer.U64(process.bytes());
+    }
+    writer.U32(static_cast<std::uint32_t>(process.extents().size()));
+    for (const MemoryExtent& extent : process.extents()) {
+      if (!plain) writer.U64(extent.offset);
+      writer.U64(extent.address);
+      writer.U64(extent.bytes);
     }
   }
   return writer.Take();
@@ -141,31 +206,33 @@ Result<MemoryMap> MemoryMap::Parse(std::span<const std::byte> bytes) {
   const std::span<const std::byte> magic = GPUMIG_TRY(reader.Bytes(kMagic.size()));
   if (!std::ranges::equal(magic, std::as_bytes(std::span(kMagic))))
     return MakeError(ErrorCode::kDamaged, "a memory map does not begin with {}", kMagic);
-  if (const std::uint32_t version = GPUMIG_TRY(reader.U32()); version != kVersion)
-    return MakeError(ErrorCode::kUnsupported, "the memory map is of version {}, this gpumig reads {}", version,
-                     kVersion);
+  const std::uint32_t version = GPUMIG_TRY(reader.U32());
+  if (version == 0 || version > kNewestVersion)
+    return MakeError(ErrorCode::kUnsupported, "the memory map is of version {}, this gpumig reads up to {}", version,
+                     kNewestVersion);
   const std::uint32_t count = GPUMIG_TRY(reader.U32());
-  if (count > kMostProcesses) return MakeError(ErrorCode::kDamaged, "a memory map claims {} processes", count);
+  if (count > kMostRecords) return MakeError(ErrorCode::kDamaged, "a memory map claims {} processes", count);
   MemoryMap map;
-  for (std::uint32_t i = 0; i < count; ++i) {
-    ProcessPages process = GPUMIG_TRY(ParseProcess(reader));
-    for (const ProcessPages& other : map.processes) {
-      if (other.inner_pid() == process.inner_pid())
-        return MakeError(ErrorCode::kDamaged, "a memory map names process {} twice", process.inner_pid());
-    }
-    map.processes.push_back(std::move(process));
-  }
+  for (std::uint32_t i = 0; i < count; ++i) map.processes.push_back(GPUMIG_TRY(ParseProcess(reader, version)));
   if (reader.remaining() != 0)
     return MakeError(ErrorCode::kDamaged, "a memory map has {} bytes behind its end", reader.remaining());
+  GPUMIG_TRY(CheckApart(map));
   return map;
 }
 
-std::string MemoryFileName(pid_t inner_pid) { return fmt::format("{}{}", kFilePrefix, inner_pid); }
+std::string MemoryFileName(pid_t inner_pid, std::uint32_t layer) {
+  return layer == 0 ? fmt::format("{}{}", kFilePrefix, inner_pid)
+                    : fmt::format("{}{}.{}", kFilePrefix, inner_pid, layer);
+}
 
 bool IsMemoryFileName(std::string_view name) {
   if (!name.starts_with(kFilePrefix)) return false;
   name.remove_prefix(kFilePrefix.size());
-  return !name.empty() && name.size() <= 10 && name.find_first_not_of("0123456789") == std::string_view::npos;
+  const auto is_number = [](std::string_view text) {
+    return !text.empty() && text.size() <= 10 && text.find_first_not_of("0123456789") == std::string_view::npos;
+  };
+  const std::size_t dot = name.find('.');
+  return is_number(name.substr(0, dot)) && (dot == std::string_view::npos || is_number(name.substr(dot + 1)));
 }
 
 }  // namespace gpumig

@@ -45,6 +45,10 @@ Result<HashedSource> BuildManifest(const std::filesystem::path& directory, const
   std::vector<HashedPlace> hashed(places.size());
   const auto make_worker = [&]() -> PieceWork {
     return [&, buffer = std::vector<std::byte>()](std::size_t i) mutable -> Result<std::uint64_t> {
+      if (places[i].known) {
+        hashed[i] = *places[i].known;
+        return places[i].bytes;
+      }
       buffer.resize(places[i].bytes);
       GPUMIG_TRY(source.Read(places[i], buffer));
       hashed[i].zero = IsAllZero(buffer);

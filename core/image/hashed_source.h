@@ -47,12 +47,6 @@ class HashedSource {
   std::vector<ChunkPlace> first_places_;  // of each chunk of the table
 };
 
-// What is known of the chunk at one place.
-struct HashedPlace {
-  Digest digest;
-  bool zero = false;
-};
-
 // Reads and hashes all of the files under `directory` and those unwritten, in parallel; chunks of zeros are found.
 // Memory stays below workers * kMaxChunkBytes, beside the manifest. Errors: those of SourceDirectory; kCancelled.
 Result<HashedSource> BuildManifest(const std::filesystem::path& directory, const SourceOptions& options);

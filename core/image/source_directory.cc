@@ -65,13 +65,22 @@ Result<void> SourceDirectory::Add(SourceFile file) {
     return MakeError(ErrorCode::kInvalidArgument, "an image holds up to {} files", kMaxFiles);
   if (!IsValidFileName(file.name) || (!files_.empty() && files_.back().name >= file.name))
     return MakeError(ErrorCode::kInvalidArgument, "its name is not one of its own that an image can carry");
-  const std::uint64_t chunk_count = (file.bytes + kMaxChunkBytes - 1) / kMaxChunkBytes;
+  const std::vector<FilePiece> none;
+  const std::vector<FilePiece>& pieces = file.unwritten ? unwritten_[*file.unwritten].pieces : none;
+  const std::uint64_t chunk_count = pieces.empty() ? (file.bytes + kMaxChunkBytes - 1) / kMaxChunkBytes : pieces.size();
   if (chunk_count > kMaxFileChunks - places_.size()) {
     return MakeError(ErrorCode::kInvalidArgument, "{} bytes more would make an image of more than {} chunks",
                      file.bytes, kMaxFileChunks);
   }
   const auto index = static_cast<std::uint32_t>(files_.size());
-  for (std::uint64_t offset = 0; offset < file.bytes; offset += kMaxChunkBytes) {
+  std::uint64_t end = 0;
+  for (const FilePiece& piece : pieces) {
+    GPUMIG_CHECK(piece.bytes > 0 && piece.bytes <= kMaxChunkBytes);
+    places_.push_back({.file = index, .offset = end, .bytes = piece.bytes, .known = piece.known});
+    end += piece.bytes;
+  }
+  GPUMIG_CHECK(pieces.empty() || end == file.bytes);
+  for (std::uint64_t offset = end; offset < file.bytes; offset += kMaxChunkBytes) {
     const std::uint64_t bytes = std::min<std::uint64_t>(kMaxChunkBytes, file.bytes - offset);
     places_.push_back({.file = index, .offset = offset, .bytes = static_cast<std::uint32_t>(bytes)});
   }

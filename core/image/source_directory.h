@@ -31,6 +31,19 @@ struct SourceFile {
   std::optional<std::size_t> unwritten = std::nullopt;  // which of the files that are not in the directory
 };
 
+// What is known of the chunk at one place.
+struct HashedPlace {
+  Digest digest;
+  bool zero = false;
+};
+
+// How a file is to be cut where a cut at every kMaxChunkBytes would not do.
+struct FilePiece {
+  std::uint32_t bytes = 0;  // 1..kMaxChunkBytes
+  // Where the piece was hashed before. It is not read again for its digest.
+  std::optional<HashedPlace> known = std::nullopt;
+};
+
 // What is not in the directory, but to be a file of the image all the same.
 struct UnwrittenFile {
   std::string name;
@@ -38,13 +51,15 @@ struct UnwrittenFile {
   ChunkKind kind = ChunkKind::kOther;
   // Fills `into` with what is at `offset`. Called from any number of threads at once. REQUIRES: it is within `bytes`
   std::function<Result<void>(std::uint64_t offset, std::span<std::byte> into)> read;
+  std::vector<FilePiece> pieces;  // of all of `bytes`, or empty
 };
 
-// One chunk's place; a file is cut into chunks of kMaxChunkBytes, the last one is what is left.
+// One chunk's place; a file is cut into chunks of kMaxChunkBytes, the last one is what is left, or into its pieces.
 struct ChunkPlace {
   std::uint32_t file = 0;  // index into SourceDirectory::files()
   std::uint64_t offset = 0;
   std::uint32_t bytes = 0;
+  std::optional<HashedPlace> known = std::nullopt;
 };
 
 // Files must not change while this lives; one that does is found by Read() where its size changed, else by whoever

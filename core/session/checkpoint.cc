@@ -63,7 +63,8 @@ Result<CheckpointReport> CaptureInto(const SessionContext& context, const Checkp
   const WorkloadFacts facts = GPUMIG_TRY(control.Facts());
   TemporaryDirectory staging = GPUMIG_TRY(TemporaryDirectory::Create(context.site.staging_directory, "gpumig-dump"));
   WriteOptions options;
-  options.source.unwritten = GPUMIG_TRY(control.Dump(staging.path(), request.capture.host_path, timeline));
+  const MemoryMap dumped = GPUMIG_TRY(control.Dump(staging.path(), request.capture.host_path, timeline));
+  options.source.unwritten = GPUMIG_TRY(MemoryAsFiles(dumped, GPUMIG_TRY(control.tree().Processes())));
   CheckpointReport report;
   for (const UnwrittenFile& file : options.source.unwritten) report.direct_bytes += file.bytes;
   if (request.leave_running) {
@@ -94,7 +95,7 @@ Result<CheckpointReport> CaptureInto(const SessionContext& context, const Checkp
 }  // namespace
 
 Result<void> CheckRoom(const std::filesystem::path& directory, std::uint64_t needed_bytes, std::string_view what) {
-  struct statvfs room{};
+  struct statvfs room {};
   if (statvfs(directory.c_str(), &room) != 0)
     return Error::FromErrno(errno, fmt::format("look at {}", directory.string()));
   const std::uint64_t free_bytes = std::uint64_t{room.f_bavail} * room.f_frsize;

@@ -20,7 +20,44 @@ Result<std::map<pid_t, pid_t>> PidsByInner(const std::vector<pid_t>& processes) 
   return pids;
 }
 
+// A first layer is cut by address, so that a workload that comes again is cut the same way; later ones are what was
+// written lately, here and there.
+std::vector<FilePiece> PiecesOf(const ProcessPages& pages) {
+  std::vector<MemoryRange> ranges;
+  for (const MemoryExtent& extent : pages.extents()) ranges.push_back({extent.address, extent.bytes});
+  std::vector<FilePiece> pieces;
+  for (const std::vector<MemoryRange>& piece : CutIntoPieces(ranges, /*by_address=*/pages.layer() == 0)) {
+    std::uint64_t bytes = 0;
+    for (const MemoryRange& range : piece) bytes += range.bytes;
+    pieces.push_back({.bytes = static_cast<std::uint32_t>(bytes)});
+  }
+  return pieces;
+}
+
 }  // namespace
+
+std::vector<std::vector<MemoryRange>> CutIntoPieces(const std::vector<MemoryRange>& ranges, bool by_address) {
+  std::vector<std::vector<MemoryRange>> pieces;
+  std::uint64_t bytes = 0;   // of the last piece
+  std::uint64_t window = 0;  // that the last piece lies in
+  for (const MemoryRange& range : ranges) {
+    for (std::uint64_t at = range.address; at < range.end();) {
+      const std::uint64_t begins = at / kMaxChunkBytes;
+      const bool fresh = pieces.empty() || (by_address ? begins != window : bytes == kMaxChunkBytes);
+      if (fresh) {
+        pieces.emplace_back();
+        bytes = 0;
+        window = begins;
+      }
+      const std::uint64_t room = by_address ? (begins + 1) * kMaxChunkBytes - at : kMaxChunkBytes - bytes;
+      const std::uint64_t length = std::min(room, range.end() - at);
+      pieces.back().push_back({at, length});
+      bytes += length;
+      at += length;
+    }
+  }
+  return pieces;
+}
 
 Result<MemoryMap> ReadMemoryMap(const std::filesystem::path& images) {
   const std::filesystem::path path = images / kMemoryMapFile;
@@ -37,9 +74,10 @@ Result<std::vector<UnwrittenFile>> MemoryAsFiles(const MemoryMap& map, const std
     if (found == pids.end())
       return MakeError(ErrorCode::kNotFound, "process {} of the workload has ended", pages.inner_pid());
     UnwrittenFile file;
-    file.name = MemoryFileName(pages.inner_pid());
+    file.name = MemoryFileName(pages);
     file.bytes = pages.bytes();
     file.kind = ChunkKind::kHostPages;
+    file.pieces = PiecesOf(pages);
     file.read = [pages, pid = found->second](std::uint64_t offset, std::span<std::byte> into) {
       return pages.Read(pid, offset, into);
     };
@@ -88,7 +126,7 @@ Result<MemoryFill> MemoryFill::Make(const MemoryMap& map, const Manifest& manife
     if (found == pids.end())
       return MakeError(ErrorCode::kDamaged, "the image has memory of process {}, which it does not have",
                        pages.inner_pid());
-    fill.targets_.emplace(MemoryFileName(pages.inner_pid()), Target{pages, found->second});
+    fill.targets_.emplace(MemoryFileName(pages), Target{pages, found->second});
   }
   std::size_t file_count = 0;
   for (const ManifestFile& file : manifest.files) {

@@ -16,6 +16,10 @@
 
 namespace gpumig {
 
+// Cuts `ranges` where their addresses cross a multiple of kMaxChunkBytes, so that the same memory is cut the same way
+// each time, whatever there is around it; or (by_address false) into as few pieces as can be.
+std::vector<std::vector<MemoryRange>> CutIntoPieces(const std::vector<MemoryRange>& ranges, bool by_address);
+
 // The map among CRIU's files in `images`; an empty one where there is none. Errors: kDamaged; kUnsupported.
 Result<MemoryMap> ReadMemoryMap(const std::filesystem::path& images);
 

@@ -1,5 +1,7 @@
 #include "core/session/local_source.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <thread>
 
@@ -37,11 +39,22 @@ Result<SealedCapture> LocalSource::Capture(std::uint32_t, const CallLimit& limit
   WorkloadControl* control = GPUMIG_TRY(Control());
   GPUMIG_TRY(MakeDirectories(staging_ / kImagesName));
 
+  live_report_.reset();
+  std::optional<LiveCopy> live;
+  if (shipper_ != nullptr && options_.host_path == HostPath::kDirect) {
+    live.emplace(*shipper_, live_options_);
+    GPUMIG_TRY(live->CopyInRounds([&] { return control->tree().Processes(); }, limit.stop),
+               "copy memory of {} while it runs", workload_.name);
+  }
+
+  const auto stopped_at = std::chrono::steady_clock::now();
   Timeline timeline;
   GPUMIG_TRY(control->Stop(options_.limits, timeline));
   facts_ = GPUMIG_TRY(control->Facts());
-  std::vector<UnwrittenFile> memory = GPUMIG_TRY(control->Dump(staging_ / kImagesName, options_.host_path, timeline));
+  const MemoryMap dumped = GPUMIG_TRY(control->Dump(staging_ / kImagesName, options_.host_path, timeline));
   timeline.Begin("hash");
+  std::vector<UnwrittenFile> memory = live ? GPUMIG_TRY(Finish(*live, dumped, limit.stop))
+                                           : GPUMIG_TRY(MemoryAsFiles(dumped, GPUMIG_TRY(control->tree().Processes())));
   GPUMIG_TRY(WriteFileDurably(staging_ / kFactsName, ToJson(facts_)));
   GPUMIG_TRY(ReadImage(std::move(memory), limit.stop));
   timeline.End();
@@ -49,8 +62,21 @@ Result<SealedCapture> LocalSource::Capture(std::uint32_t, const CallLimit& limit
   SealedCapture sealed;
   sealed.manifest = GPUMIG_TRY(ManifestDigest::FromHex(image_->image_digest().ToHex()));
   sealed.copy = GPUMIG_TRY(Look());
+  sealed.stopped_at = stopped_at;
   sealed.parts = timeline.parts();
   return sealed;
+}
+
+Result<std::vector<UnwrittenFile>> LocalSource::Finish(LiveCopy& live, const MemoryMap& dumped, std::stop_token stop) {
+  const std::vector<pid_t> processes = GPUMIG_TRY((*GPUMIG_TRY(Control())).tree().Processes());
+  LiveCopy::Finished finished = GPUMIG_TRY(live.Finish(dumped, processes, std::move(stop)));
+  live_report_ = live.report();
+  if (!finished.map.processes.empty()) {
+    const UniqueFd file =
+        GPUMIG_TRY(OpenFile(staging_ / kImagesName / kMemoryMapFile, O_WRONLY | O_CREAT | O_TRUNC, 0600));
+    GPUMIG_TRY(WriteAll(file.get(), finished.map.Serialise()));
+  }
+  return std::move(finished.files);
 }
 
 Result<void> LocalSource::ReadImage(std::vector<UnwrittenFile> memory, std::stop_token stop) {

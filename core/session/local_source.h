@@ -9,6 +9,7 @@
 #include "core/base/file.h"
 #include "core/image/hashed_source.h"
 #include "core/session/checkpoint.h"
+#include "core/session/live_copy.h"
 #include "core/session/ports.h"
 #include "core/session/workload_control.h"
 
@@ -21,6 +22,14 @@ class LocalSource : public SourceWorkload {
   // `migration` names the staging directory, so that one that was left behind is found again.
   LocalSource(SessionContext context, Workload workload, CaptureOptions options, const std::string& migration);
   ~LocalSource() override;
+
+  // Captures from now on begin with rounds of copying while the workload runs. `shipper` must outlive this.
+  void CopyAheadThrough(AheadShipper& shipper, const LiveOptions& options) {
+    shipper_ = &shipper;
+    live_options_ = options;
+  }
+  // Of the last capture. Nothing: it was not copied ahead.
+  const std::optional<LiveReport>& live_report() const { return live_report_; }
 
   Result<SealedCapture> Capture(std::uint32_t attempt, const CallLimit& limit) override;
   Result<void> Resume() override;
@@ -39,6 +48,7 @@ class LocalSource : public SourceWorkload {
 
  private:
   Result<WorkloadControl*> Control();
+  Result<std::vector<UnwrittenFile>> Finish(LiveCopy& live, const MemoryMap& dumped, std::stop_token stop);
   Result<void> ReadImage(std::vector<UnwrittenFile> memory, std::stop_token stop);
   void DropStaging();
 
@@ -47,6 +57,9 @@ class LocalSource : public SourceWorkload {
   CaptureOptions options_;
   std::filesystem::path staging_;
   std::optional<WorkloadControl> control_;
+  AheadShipper* shipper_ = nullptr;
+  LiveOptions live_options_;
+  std::optional<LiveReport> live_report_;
   std::optional<HashedSource> image_;
   WorkloadFacts facts_;
   std::uint64_t image_bytes_ = 0;

@@ -36,13 +36,18 @@ struct StagingCleaner {
   const std::filesystem::path& path;
 };
 
-std::uint64_t BytesToStore(const Manifest& manifest) {
+Result<std::uint64_t> BytesToStore(const Manifest& manifest, const ChunkStore& store) {
   std::uint64_t sum = 0;
   for (const ManifestChunk& chunk : manifest.chunks) {
-    if (!chunk.zero) sum += chunk.plain_bytes;
+    if (!chunk.zero && !GPUMIG_TRY(store.Has(chunk.digest))) sum += chunk.plain_bytes;
   }
   return sum;
 }
+
+// Of what this host has in memory, so much is left alone.
+constexpr std::uint64_t kSpareMemoryBytes = std::uint64_t{256} << 20;
+// A workload that writes all the time sends much of its memory again; more than this would be no use to anybody.
+constexpr std::uint64_t kMostTimesAhead = 8;
 
 ParallelOptions OnAllCores(std::stop_token stop) {
   ParallelOptions parallel;
@@ -79,6 +84,8 @@ struct LocalTarget::EarlyCopy {
   std::optional<MemoryFill> fill;
   std::vector<GpuPair> gpu_map;
   std::vector<TimedPart> parts;
+  std::stop_source stop;   // placing what came ahead
+  bool kept_done = false;  // guarded by mutex; what came ahead is placed
 
   // Ok, or why there is no tree.
   Result<void> Await() {
@@ -86,6 +93,10 @@ struct LocalTarget::EarlyCopy {
     changed.wait(lock, [&] { return done; });
     if (error) return *error;
     return Ok();
+  }
+  void AwaitKept() {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return kept_done; });
   }
 };
 
@@ -98,6 +109,7 @@ LocalTarget::LocalTarget(SessionContext context, std::filesystem::path directory
 
 // A tree that is not whole yet is left as it is, frozen: whoever opens this again removes it.
 LocalTarget::~LocalTarget() {
+  if (early_) early_->stop.request_stop();
   if (early_ && early_->thread.joinable()) early_->thread.join();
 }
 
@@ -106,9 +118,7 @@ Result<std::unique_ptr<LocalTarget>> LocalTarget::Open(SessionContext context, c
   GPUMIG_TRY(MakeDirectories(directory / kChunksDirectory));
   PackChunkStore store = GPUMIG_TRY(PackChunkStore::Open(directory / kChunksDirectory));
   const std::filesystem::path staging = context.site.staging_directory / ("gpumig-in-" + migration);
-  {
-    const StagingCleaner cleaner(staging);
-  }
+  { const StagingCleaner cleaner(staging); }
   auto target = std::unique_ptr<LocalTarget>(new LocalTarget(std::move(context), directory, staging, std::move(store)));
   GPUMIG_TRY(target->RemovePartialCopy(), "remove what was restored in part");
   if (std::filesystem::exists(directory / kManifestFile)) {
@@ -159,12 +169,51 @@ Result<void> LocalTarget::Adopt(std::span<const std::byte> manifest_bytes) {
   return dropped;
 }
 
+// They go onto the disk as all others do, and stay in memory too if there is enough for them and the workload both.
+Result<void> LocalTarget::TakeAhead(std::uint64_t host_bytes) {
+  if (host_bytes > kMaxFileChunks * kMaxChunkBytes)
+    return MakeError(ErrorCode::kInvalidArgument, "{} bytes of memory are more than an image holds", host_bytes);
+  GPUMIG_TRY(CheckRoom(directory_, host_bytes, "memory that comes while the workload runs"));
+  const std::uint64_t available = GPUMIG_TRY(AvailableMemory());
+  const std::uint64_t needed = host_bytes + kSpareMemoryBytes;
+  // A quarter more than the workload has now: some chunks come twice.
+  const std::uint64_t spare = available - std::min(available, needed);
+  AheadMemory memory = GPUMIG_TRY(AheadMemory::Make(std::min(spare, host_bytes + host_bytes / 4)));
+  const std::lock_guard lock(mutex_);
+  if (ahead_) return Ok();
+  ahead_ = std::make_shared<AheadMemory>(std::move(memory));
+  ahead_bytes_left_ = kMostTimesAhead * std::max<std::uint64_t>(host_bytes, kMaxChunkBytes);
+  return Ok();
+}
+
+Result<void> LocalTarget::PutAhead(const Digest& digest, std::span<const std::byte> encoded) {
+  const ChunkHeader header = GPUMIG_TRY(ParseChunkHeader(encoded), "chunk {}", digest.ToHex());
+  const std::span<const std::byte> plain =
+      GPUMIG_TRY(DecoderOfThisThread().View(encoded, digest, header.plain_bytes), "chunk {}", digest.ToHex());
+  std::shared_ptr<AheadMemory> memory;
+  {
+    const std::lock_guard lock(mutex_);
+    if (plain.size() > ahead_bytes_left_) {
+      return MakeError(ErrorCode::kResourceExhausted,
+                       "more memory came ahead of its manifest than a workload of that size has use for");
+    }
+    ahead_bytes_left_ -= plain.size();
+    memory = ahead_;
+  }
+  GPUMIG_TRY(store_.Put(digest, encoded));
+  if (memory) memory->Keep(digest, plain);
+  return Ok();
+}
+
 Result<void> LocalTarget::PutManifest(std::span<const std::byte> bytes) {
+  // Sent again, since the answer got lost.
+  if (const auto known = incoming(); known != nullptr && known->digest == Digest::Of(bytes)) return Ok();
   const Manifest manifest = GPUMIG_TRY(Manifest::Parse(bytes));
   GPUMIG_TRY(ParseWorkloadFacts(manifest.facts_json));
   // Before the first chunk: a disk that fills up half way costs the workload its downtime for nothing.
-  GPUMIG_TRY(CheckRoom(directory_, BytesToStore(manifest), "the incoming image"));
-  GPUMIG_TRY(store_.Reserve(BytesToStore(manifest)), "the incoming image");
+  const std::uint64_t bytes_to_store = GPUMIG_TRY(BytesToStore(manifest, store_));
+  GPUMIG_TRY(CheckRoom(directory_, bytes_to_store, "the incoming image"));
+  GPUMIG_TRY(store_.Reserve(bytes_to_store), "the incoming image");
   GPUMIG_TRY(CheckRoom(context_.site.staging_directory, BytesWithCriu(manifest), "the restore"));
   GPUMIG_TRY(WriteFileDurably(directory_ / kManifestFile,
                               std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size())));
@@ -172,8 +221,11 @@ Result<void> LocalTarget::PutManifest(std::span<const std::byte> bytes) {
 }
 
 Result<std::vector<bool>> LocalTarget::Lacks(std::span<const Digest> digests) {
-  if (incoming() == nullptr)
-    return MakeError(ErrorCode::kFailedPrecondition, "chunks were offered before their manifest");
+  {
+    const std::lock_guard lock(mutex_);
+    if (incoming_ == nullptr && ahead_ == nullptr)
+      return MakeError(ErrorCode::kFailedPrecondition, "chunks were offered before their manifest");
+  }
   std::vector<bool> lacks;
   lacks.reserve(digests.size());
   for (const Digest& digest : digests) lacks.push_back(!GPUMIG_TRY(store_.Has(digest)));
@@ -182,7 +234,13 @@ Result<std::vector<bool>> LocalTarget::Lacks(std::span<const Digest> digests) {
 
 Result<void> LocalTarget::PutChunk(const Digest& digest, std::span<const std::byte> encoded) {
   const std::shared_ptr<const Incoming> image = incoming();
-  if (image == nullptr) return MakeError(ErrorCode::kFailedPrecondition, "a chunk came before its manifest");
+  if (image == nullptr) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (ahead_ == nullptr) return MakeError(ErrorCode::kFailedPrecondition, "a chunk came before its manifest");
+    }
+    return PutAhead(digest, encoded);
+  }
   const auto known = image->chunks.find(digest);
   if (known == image->chunks.end()) {
     return MakeError(ErrorCode::kInvalidArgument, "the manifest names no chunk {}", digest.ToHex());
@@ -220,7 +278,13 @@ std::shared_ptr<LocalTarget::EarlyCopy> LocalTarget::EarlyCopyFor(const std::sha
   if (incoming_ != image || !lacking_for_criu_.empty() || dropping_count_ > 0) return nullptr;
   if (early_) return early_;
   early_ = std::make_shared<EarlyCopy>();
-  early_->thread = std::thread([this, image, copy = early_.get()] { RestoreEarly(image, *copy); });
+  early_->thread = std::thread([this, image, copy = early_.get()] {
+    RestoreEarly(image, *copy);
+    PlaceKept(*image, *copy);
+    const std::lock_guard placed(copy->mutex);
+    copy->kept_done = true;
+    copy->changed.notify_all();
+  });
   return early_;
 }
 
@@ -261,6 +325,29 @@ void LocalTarget::RestoreEarly(const std::shared_ptr<const Incoming>& image, Ear
   copy.changed.notify_all();
 }
 
+void LocalTarget::PlaceKept(const Incoming& image, EarlyCopy& copy) const {
+  std::shared_ptr<AheadMemory> memory;
+  {
+    const std::lock_guard lock(mutex_);
+    memory = ahead_;
+  }
+  if (memory == nullptr || !copy.Await()) return;
+  std::vector<const std::pair<const Digest, Incoming::Chunk>*> chunks;
+  for (const auto& chunk : image.chunks) chunks.push_back(&chunk);
+  const auto make_worker = [&]() -> PieceWork {
+    return [&](std::size_t i) -> Result<std::uint64_t> {
+      const auto& [digest, chunk] = *chunks[i];
+      const auto place = [&](std::span<const std::byte> plain) {
+        return copy.gate.PlaceOnce(digest, [&] { return PlaceMemory(image, chunk, *copy.fill, plain); });
+      };
+      GPUMIG_TRY(memory->Take(digest, place));
+      return 0;
+    };
+  };
+  [[maybe_unused]] const Result<void> placed =
+      ParallelFor(chunks.size(), 0, OnAllCores(copy.stop.get_token()), make_worker);
+}
+
 Result<void> LocalTarget::DropEarlyCopy() {
   std::shared_ptr<EarlyCopy> copy;
   {
@@ -276,6 +363,7 @@ Result<void> LocalTarget::DropEarlyCopy() {
 
 Result<void> LocalTarget::Drop(EarlyCopy* copy) const {
   if (copy == nullptr) return Ok();
+  copy->stop.request_stop();
   if (copy->thread.joinable()) copy->thread.join();
   copy->gate.Close();
   if (copy->gated) GPUMIG_TRY(copy->gated->Discard());
@@ -323,6 +411,7 @@ Result<TargetReport> LocalTarget::Prepare(const ManifestDigest& manifest, std::s
   {
     const std::lock_guard lock(mutex_);
     early_ = nullptr;
+    ahead_ = nullptr;
   }
   copy->thread.join();
   GPUMIG_TRY(ForgetEarlyCopy());
@@ -331,9 +420,10 @@ Result<TargetReport> LocalTarget::Prepare(const ManifestDigest& manifest, std::s
 
 Result<TargetReport> LocalTarget::Finish(const Incoming& image, EarlyCopy& copy, std::stop_token stop) {
   GPUMIG_TRY(copy.Await());
-  copy.gate.Close();
   Timeline timeline;
   timeline.Begin("memory");
+  copy.AwaitKept();
+  copy.gate.Close();
   GPUMIG_TRY(PlaceRest(image, copy, stop));
   timeline.End();
   if (stop.stop_requested()) return MakeError(ErrorCode::kCancelled, "the migration was called off");
@@ -409,11 +499,20 @@ Result<void> LocalTarget::RemoveImage() {
   {
     const std::lock_guard lock(mutex_);
     incoming_.reset();
+    ahead_.reset();
   }
   std::error_code error;
   std::filesystem::remove(directory_ / kManifestFile, error);
   if (error) return Error::FromErrno(error.value(), "remove the manifest of an image");
   return store_.Clear();
+}
+
+Result<void> LocalTarget::Remove() {
+  GPUMIG_TRY(Discard());
+  std::error_code error;
+  std::filesystem::remove_all(directory_, error);
+  if (error) return Error::FromErrno(error.value(), fmt::format("remove {}", directory_.string()));
+  return Ok();
 }
 
 void LocalTarget::DropImage() {

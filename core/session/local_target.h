@@ -19,6 +19,7 @@
 #include "core/image/chunk_uses.h"
 #include "core/image/manifest.h"
 #include "core/image/pack_chunk_store.h"
+#include "core/session/ahead_memory.h"
 #include "core/session/checkpoint.h"
 #include "core/session/host_memory.h"
 #include "core/session/ports.h"
@@ -39,9 +40,14 @@ class LocalTarget : public TargetWorkload {
   static Result<std::unique_ptr<LocalTarget>> Open(SessionContext context, const std::string& migration);
   ~LocalTarget() override;
 
+  // Chunks may come before their manifest from now on: memory of a workload that still runs, of `host_bytes`. Errors:
+  // kNoSpace, there is no room for them; kInvalidArgument.
+  Result<void> TakeAhead(std::uint64_t host_bytes);
+
   // The manifest that all else belongs to. Errors: kDamaged; kUnsupported; kNoSpace, there is no room for the image.
   Result<void> PutManifest(std::span<const std::byte> bytes);
-  // Which of `digests` are not here yet. Errors: kFailedPrecondition, there is no manifest yet.
+  // Which of `digests` are not here yet. Errors: kFailedPrecondition, there is no manifest yet, and none may come ahead
+  // of it.
   Result<std::vector<bool>> Lacks(std::span<const Digest> digests);
   // Checked before it is kept. Errors: kDamaged; kInvalidArgument, the manifest does not name it; kNoSpace; why the
   // tree could not be restored from what came before.
@@ -52,6 +58,9 @@ class LocalTarget : public TargetWorkload {
   Result<TargetReport> Start() override;
   Result<void> Discard() override;
   Result<CopyState> Look() override;
+
+  // No OFFER came of what came ahead: removes the image, its directory and all. Nobody may use this after it.
+  Result<void> Remove();
 
   // The workload runs here and the source knows: the image is not needed any more. Removes it in the background.
   void DropImage();
@@ -78,6 +87,7 @@ class LocalTarget : public TargetWorkload {
               PackChunkStore store);
   std::shared_ptr<const Incoming> incoming() const;
   Result<void> Adopt(std::span<const std::byte> manifest_bytes);
+  Result<void> PutAhead(const Digest& digest, std::span<const std::byte> encoded);
   Result<void> Remember(const GatedWorkload& gated) const;
   // After a restart of the agent: the copy that an earlier Prepare() left.
   Result<void> FindAgain();
@@ -87,6 +97,8 @@ class LocalTarget : public TargetWorkload {
   // The copy to place memory in; begins to restore it once all that CRIU needs is here, else gives null.
   std::shared_ptr<EarlyCopy> EarlyCopyFor(const std::shared_ptr<const Incoming>& image);
   void RestoreEarly(const std::shared_ptr<const Incoming>& image, EarlyCopy& copy) const;
+  // What came ahead of its manifest, into the tree that there is now. Errors are left to whoever places the rest.
+  void PlaceKept(const Incoming& image, EarlyCopy& copy) const;
   static Result<void> PlaceMemory(const Incoming& image, const Incoming::Chunk& chunk, const MemoryFill& fill,
                                   std::span<const std::byte> plain);
   Result<void> PlaceRest(const Incoming& image, EarlyCopy& copy, std::stop_token stop) const;
@@ -105,6 +117,8 @@ class LocalTarget : public TargetWorkload {
   std::shared_ptr<const Incoming> incoming_;     // guarded by mutex_
   std::unordered_set<Digest> lacking_for_criu_;  // guarded by mutex_
   std::shared_ptr<EarlyCopy> early_;             // guarded by mutex_
+  std::shared_ptr<AheadMemory> ahead_;           // guarded by mutex_; null: nothing comes ahead of its manifest
+  std::uint64_t ahead_bytes_left_ = 0;           // guarded by mutex_; so much more may come
   int dropping_count_ = 0;                       // guarded by mutex_; above 0, none may be begun
   std::optional<GatedWorkload> gated_;
   std::vector<GpuPair> gpu_map_;

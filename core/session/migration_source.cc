@@ -206,7 +206,11 @@ void MigrationSource::Capture() {
     inbox_.push_front(ev::CaptureFailed{sealed.error().message()});
     return;
   }
-  if (sealed->stopped_at) stopped_at_ = *sealed->stopped_at;
+  if (sealed->stopped_at) {
+    stopped_at_ = *sealed->stopped_at;
+    // While memory was copied ahead it ran; the limit is that of its standstill.
+    deadline_ = stopped_at_ + limits_.max_downtime;
+  }
   outcome_.parts = sealed->parts;
   for (const TimedPart& part : sealed->parts) ports_.observer.OnPart(part);
   inbox_.push_front(ev::CaptureSealed{sealed->manifest, sealed->copy});

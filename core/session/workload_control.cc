@@ -147,11 +147,10 @@ Result<WorkloadFacts> WorkloadControl::Facts() const {
   return facts;
 }
 
-Result<std::vector<UnwrittenFile>> WorkloadControl::Dump(const std::filesystem::path& images, HostPath path,
-                                                         Timeline& timeline) {
+Result<MemoryMap> WorkloadControl::Dump(const std::filesystem::path& images, HostPath path, Timeline& timeline) {
   timeline.Begin("host_dump");
   const Cgroup criu_cgroup = GPUMIG_TRY(Cgroup::Create(CgroupBaseOf(workload_, site_) + "/criu"));
-  const Result<MemoryMap> dumped = tree_.Dump(criu_, criu_cgroup, images, path);
+  Result<MemoryMap> dumped = tree_.Dump(criu_, criu_cgroup, images, path);
   timeline.End();
   if (!dumped) {
     const std::filesystem::path log = KeepCriuLog(site_, images, workload_.name);
@@ -161,7 +160,7 @@ Result<std::vector<UnwrittenFile>> WorkloadControl::Dump(const std::filesystem::
     return error;
   }
   GPUMIG_TRY(CarryOutput(images));
-  return MemoryAsFiles(*dumped, GPUMIG_TRY(tree_.Processes()));
+  return dumped;
 }
 
 Result<std::vector<UnwrittenFile>> WorkloadControl::DumpedMemory(const std::filesystem::path& images) const {

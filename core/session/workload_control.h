@@ -46,9 +46,9 @@ class WorkloadControl {
   Result<WorkloadFacts> Facts() const;
 
   // CRIU's files, and the output log that travels along, into the empty directory `images`. The workload stays stopped,
-  // save where the error is kLost. The time goes to `timeline` as "host_dump". Gives the files of the image that are
-  // not there, but are read out of the workload: it must stay stopped as long as anybody does.
-  Result<std::vector<UnwrittenFile>> Dump(const std::filesystem::path& images, HostPath path, Timeline& timeline);
+  // save where the error is kLost. The time goes to `timeline` as "host_dump". Gives what memory is not there, but is
+  // to be read out of the workload (MemoryAsFiles()): it must stay stopped as long as anybody does.
+  Result<MemoryMap> Dump(const std::filesystem::path& images, HostPath path, Timeline& timeline);
 
   // Those files again, of what an earlier process of ours dumped into `images`.
   Result<std::vector<UnwrittenFile>> DumpedMemory(const std::filesystem::path& images) const;

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 
+#include <atomic>
 #include <string>
 #include <vector>
 
@@ -92,8 +93,10 @@ class TwoNodesTest : public GpumigCliTest {
  private:
   // Through files: what two-nodes starts in the background would hold a pipe open.
   CliAnswer AskToFile(const std::vector<std::string>& arguments) const {
-    const std::filesystem::path out = directory() / "stdout";
-    const std::filesystem::path err = directory() / "stderr";
+    // Several may be asked at once.
+    const int number = ++asked_;
+    const std::filesystem::path out = directory() / fmt::format("stdout-{}", number);
+    const std::filesystem::path err = directory() / fmt::format("stderr-{}", number);
     const UniqueFd null(open("/dev/null", O_RDONLY | O_CLOEXEC));
     const UniqueFd out_fd(open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
     const UniqueFd err_fd(open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
@@ -119,6 +122,8 @@ class TwoNodesTest : public GpumigCliTest {
     if (json) answer.json = *json;
     return answer;
   }
+
+  mutable std::atomic<int> asked_ = 0;
 };
 
 }  // namespace gpumig

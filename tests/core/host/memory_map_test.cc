@@ -22,7 +22,7 @@ TEST(MemoryMapTest, ComesBackAsItWasWritten) {
   ASSERT_THAT(parsed, IsOk());
   ASSERT_EQ(parsed->processes.size(), 2u);
   EXPECT_EQ(parsed->processes[0].inner_pid(), 7);
-  EXPECT_EQ(parsed->processes[0].ranges(), Sample().processes[0].ranges());
+  EXPECT_EQ(parsed->processes[0].extents(), Sample().processes[0].extents());
   EXPECT_EQ(parsed->bytes(), 0x4000u + 0x200000u);
 }
 
@@ -59,19 +59,82 @@ TEST(MemoryMapTest, AProcessMayBeNamedOnce) {
 
 TEST(MemoryMapTest, ANewerVersionIsNamed) {
   std::vector<std::byte> bytes = Sample().Serialise();
-  bytes[8] = std::byte{2};
-  EXPECT_THAT(MemoryMap::Parse(bytes), FailsWith(ErrorCode::kUnsupported, "version 2"));
+  bytes[8] = std::byte{3};
+  EXPECT_THAT(MemoryMap::Parse(bytes), FailsWith(ErrorCode::kUnsupported, "version 3"));
+}
+
+// Layer 0 has gaps where layer 1 has something newer.
+MemoryMap InLayers() {
+  MemoryMap map;
+  map.processes.emplace_back(
+      7, 0, 0x4000,
+      std::vector<MemoryExtent>{{0, 0x10000, 0x1000}, {0x2000, 0x12000, 0x1000}, {0x3000, 0x20000, 0x1000}});
+  map.processes.emplace_back(7, 1, 0x1000, std::vector<MemoryExtent>{{0, 0x11000, 0x1000}});
+  return map;
+}
+
+TEST(MemoryMapTest, LayersComeBackAsTheyWereWritten) {
+  const auto parsed = MemoryMap::Parse(InLayers().Serialise());
+  ASSERT_THAT(parsed, IsOk());
+  ASSERT_EQ(parsed->processes.size(), 2u);
+  EXPECT_EQ(parsed->processes[0].extents(), InLayers().processes[0].extents());
+  EXPECT_EQ(parsed->processes[0].bytes(), 0x4000u);
+  EXPECT_EQ(parsed->processes[1].layer(), 1u);
+  EXPECT_EQ(MemoryFileName(parsed->processes[0]), "memory-7");
+  EXPECT_EQ(MemoryFileName(parsed->processes[1]), "memory-7.1");
+  EXPECT_TRUE(IsMemoryFileName("memory-7.1"));
+  EXPECT_FALSE(IsMemoryFileName("memory-7."));
+  EXPECT_FALSE(IsMemoryFileName("memory-map.img"));
+  const std::vector<std::byte> whole = InLayers().Serialise();
+  for (std::size_t size = 0; size < whole.size(); ++size) {
+    SCOPED_TRACE(size);
+    EXPECT_THAT(MemoryMap::Parse(std::span(whole).first(size)), FailsWith(ErrorCode::kDamaged, ""));
+  }
+}
+
+TEST(MemoryMapTest, TwoLayersMayNotHaveOneAddress) {
+  MemoryMap map = InLayers();
+  map.processes.emplace_back(7, 2, 0x1000, std::vector<MemoryExtent>{{0, 0x12000, 0x1000}});
+  EXPECT_THAT(MemoryMap::Parse(map.Serialise()), FailsWith(ErrorCode::kDamaged, "two layers"));
+}
+
+TEST(MemoryMapTest, AnExtentBehindTheEndOfItsFileIsDamaged) {
+  MemoryMap map;
+  map.processes.emplace_back(7, 0, 0x1000, std::vector<MemoryExtent>{{0x1000, 0x10000, 0x1000}});
+  EXPECT_THAT(MemoryMap::Parse(map.Serialise()), FailsWith(ErrorCode::kDamaged, "behind its file's end"));
 }
 
 TEST(ProcessPagesTest, APieceMayReachOverSeveralRanges) {
   const ProcessPages pages(1, {{0x10000, 0x1000}, {0x20000, 0x2000}, {0x30000, 0x1000}});
-  const std::vector<iovec> pieces = pages.Pieces(0x800, 0x3000);
+  const std::vector<ProcessPages::Piece> pieces = pages.Pieces(0x800, 0x3000);
   ASSERT_EQ(pieces.size(), 3u);
-  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(pieces[0].iov_base), 0x10800u);
-  EXPECT_EQ(pieces[0].iov_len, 0x800u);
-  EXPECT_EQ(pieces[1].iov_len, 0x2000u);
-  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(pieces[2].iov_base), 0x30000u);
-  EXPECT_EQ(pieces[2].iov_len, 0x800u);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(pieces[0].remote.iov_base), 0x10800u);
+  EXPECT_EQ(pieces[0].remote.iov_len, 0x800u);
+  EXPECT_EQ(pieces[1].at, 0x800u);
+  EXPECT_EQ(pieces[1].remote.iov_len, 0x2000u);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(pieces[2].remote.iov_base), 0x30000u);
+  EXPECT_EQ(pieces[2].remote.iov_len, 0x800u);
+}
+
+TEST(ProcessPagesTest, WhatIsInAGapStaysAsItIs) {
+  auto* memory =
+      static_cast<char*>(mmap(nullptr, 3 * kPageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  ASSERT_NE(memory, MAP_FAILED);
+  const auto address = reinterpret_cast<std::uintptr_t>(memory);
+  const ProcessPages pages(1, 0, 3 * kPageBytes,
+                           {{0, address, kPageBytes}, {2 * kPageBytes, address + 2 * kPageBytes, kPageBytes}});
+  const std::vector<std::byte> bytes(3 * kPageBytes, std::byte{7});
+  ASSERT_THAT(pages.Write(getpid(), 0, bytes), IsOk());
+  EXPECT_EQ(memory[0], 7);
+  EXPECT_EQ(memory[kPageBytes], 0);
+  EXPECT_EQ(memory[2 * kPageBytes], 7);
+  ASSERT_THAT(pages.Write(getpid(), kPageBytes, std::span(bytes).first(kPageBytes)), IsOk());  // nothing but a gap
+  EXPECT_EQ(memory[kPageBytes], 0);
+  std::vector<std::byte> back(3 * kPageBytes, std::byte{1});
+  ASSERT_THAT(pages.Read(getpid(), 0, back), IsOk());
+  EXPECT_EQ(back[0], std::byte{7});
+  EXPECT_EQ(back[kPageBytes], std::byte{1});
+  munmap(memory, 3 * kPageBytes);
 }
 
 TEST(ProcessPagesTest, ReadsAndWritesMoreRangesThanOneCallTakes) {

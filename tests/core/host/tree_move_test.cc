@@ -227,7 +227,7 @@ TEST_F(TreeMoveTest, WhatGoesPastCriuIsBigAndHoldsNoRseqArea) {
   for (const ThreadArea& area : *areas) {
     EXPECT_GE(area.bytes, 32u);
     for (const ProcessPages& process : map->processes) {
-      for (const MemoryRange& range : process.ranges()) {
+      for (const MemoryExtent& range : process.extents()) {
         EXPECT_TRUE(area.address >= range.end() || area.address + area.bytes <= range.address) << area.address;
       }
     }
