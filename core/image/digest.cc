@@ -1,12 +1,11 @@
 #include "core/image/digest.h"
 
-#include <openssl/evp.h>
+#include <blake3.h>
 
-#include <memory>
+#include <cstdint>
 #include <vector>
 
 #include "core/base/bytes.h"
-#include "core/base/check.h"
 
 namespace gpumig {
 
@@ -16,17 +15,12 @@ Digest Digest::Of(std::span<const std::byte> bytes) {
 }
 
 Digest Digest::OfParts(std::span<const std::span<const std::byte>> parts) {
-  // SHA-256 has no way to fail but a library that is not there or out of memory; neither leaves a way on.
-  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), &EVP_MD_CTX_free);
-  GPUMIG_CHECK(context != nullptr);
-  GPUMIG_CHECK(EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) == 1);
-  for (const std::span<const std::byte> part : parts) {
-    GPUMIG_CHECK(EVP_DigestUpdate(context.get(), part.data(), part.size()) == 1);
-  }
+  static_assert(kBytes == BLAKE3_OUT_LEN);
+  blake3_hasher hasher;
+  blake3_hasher_init(&hasher);
+  for (const std::span<const std::byte> part : parts) blake3_hasher_update(&hasher, part.data(), part.size());
   Digest digest;
-  unsigned size = 0;
-  GPUMIG_CHECK(EVP_DigestFinal_ex(context.get(), reinterpret_cast<unsigned char*>(digest.bytes_.data()), &size) == 1);
-  GPUMIG_CHECK(size == kBytes);
+  blake3_hasher_finalize(&hasher, reinterpret_cast<std::uint8_t*>(digest.bytes_.data()), kBytes);
   return digest;
 }
 

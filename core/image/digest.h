@@ -1,4 +1,4 @@
-// Digest: the SHA-256 that names a chunk by its plaintext, and an image by its manifest.
+// Digest: the BLAKE3-256 that names a chunk by its plaintext, and an image by its manifest.
 #pragma once
 
 #include <array>

@@ -142,7 +142,9 @@ Result<std::uint16_t> ParsePrefix(std::span<const std::byte> bytes) {
   if (major != kImageMajor) {
     return MakeError(ErrorCode::kUnsupported, "image has format version {}.{}, this program reads {}.x", major, minor,
                      kImageMajor)
-        .WithNextStep(fmt::format("use a gpumig that reads image format {}", major));
+        .WithNextStep(major < kImageMajor
+                          ? "restore it with the gpumig that wrote it, and checkpoint the workload anew with this one"
+                          : fmt::format("use a gpumig that reads image format {}", major));
   }
   const std::uint32_t flags = GPUMIG_TRY(reader.U32(), "prefix");
   const std::uint64_t total_bytes = GPUMIG_TRY(reader.U64(), "prefix");

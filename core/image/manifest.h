@@ -16,7 +16,7 @@
 
 namespace gpumig {
 
-inline constexpr std::uint16_t kImageMajor = 1;
+inline constexpr std::uint16_t kImageMajor = 2;
 inline constexpr std::uint16_t kImageMinor = 0;
 
 inline constexpr std::size_t kManifestPrefixBytes = 64;

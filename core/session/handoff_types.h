@@ -34,7 +34,7 @@ struct OpaqueId {
 using MigrationId = OpaqueId<struct MigrationIdTag, 16>;
 // Which journal this is. A target that lost its journal comes back with another, and so cannot pass for its old self.
 using JournalId = OpaqueId<struct JournalIdTag, 16>;
-// SHA-256 of the sealed manifest.
+// BLAKE3-256 of the sealed manifest.
 using ManifestDigest = OpaqueId<struct ManifestDigestTag, 32>;
 
 enum class Side : std::uint8_t { kSource = 1, kTarget = 2 };

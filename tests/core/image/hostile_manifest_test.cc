@@ -103,12 +103,21 @@ TEST(HostileManifestTest, RefusesBytesAfterTheEnd) {
 
 TEST(HostileManifestTest, NamesBothVersionsOfANewerImage) {
   Bytes bytes = *SampleManifest().Serialise();
-  bytes[kMajorOffset] = std::byte{2};
+  bytes[kMajorOffset] = std::byte{3};
   bytes[kMinorOffset] = std::byte{5};
   EXPECT_THAT(Manifest::Parse(Reseal(bytes)),
-              FailsWith(ErrorCode::kUnsupported, "image has format version 2.5, this program reads 1.x"));
+              FailsWith(ErrorCode::kUnsupported, "image has format version 3.5, this program reads 2.x"));
   // Nothing behind the version is looked at: what a newer format has there is not ours to judge.
-  EXPECT_THAT(Manifest::Parse(std::span(bytes).first(12)), FailsWith(ErrorCode::kUnsupported, "2.5"));
+  EXPECT_THAT(Manifest::Parse(std::span(bytes).first(12)), FailsWith(ErrorCode::kUnsupported, "3.5"));
+}
+
+// Format 1 named chunks by their SHA-256.
+TEST(HostileManifestTest, RefusesFormatOneByItsNumberAndSaysWhatToDo) {
+  Bytes bytes = *SampleManifest().Serialise();
+  bytes[kMajorOffset] = std::byte{1};
+  const auto parsed = Manifest::Parse(bytes);
+  ASSERT_THAT(parsed, FailsWith(ErrorCode::kUnsupported, "image has format version 1.0, this program reads 2.x"));
+  EXPECT_THAT(parsed.error().next_step(), testing::HasSubstr("restore it with the gpumig that wrote it"));
 }
 
 TEST(HostileManifestTest, RefusesReservedBitsOfThePrefix) {

@@ -12,6 +12,7 @@ class SecondReaderTest : public ImageFixture {
   void SetUp() override {
     GPUMIG_NEEDS("python3", CanRun("python3"), "needs python3");
     GPUMIG_NEEDS("zstd", CanRun("zstd"), "needs the zstd program");
+    GPUMIG_NEEDS("b3sum", CanRun("b3sum"), "needs the b3sum program");
     ImageFixture::SetUp();
   }
   static bool CanRun(const std::string& program) {
@@ -27,19 +28,19 @@ class SecondReaderTest : public ImageFixture {
   static Json Listing(const std::filesystem::path& directory) {
     Json files = Json::object();
     for (const auto& [name, bytes] : ReadTree(directory)) {
-      files[name] = {{"sha256", Digest::Of(bytes).ToHex()}, {"bytes", bytes.size()}};
+      files[name] = {{"blake3", Digest::Of(bytes).ToHex()}, {"bytes", bytes.size()}};
     }
     return files;
   }
 };
 
 TEST_F(SecondReaderTest, ReadsTheGoldenImage) {
-  const CommandOutput output = Read(GPUMIG_GOLDEN_DIRECTORY "/image_v1");
+  const CommandOutput output = Read(GPUMIG_GOLDEN_DIRECTORY "/image_v2");
   ASSERT_TRUE(output.status.ok()) << output.standard_error;
   const auto read = ParseJson(output.standard_output);
   ASSERT_THAT(read, IsOk());
   EXPECT_EQ(read->at("image_digest").get<std::string>() + "\n",
-            *ReadTextFile(GPUMIG_GOLDEN_DIRECTORY "/image_v1.digest"));
+            *ReadTextFile(GPUMIG_GOLDEN_DIRECTORY "/image_v2.digest"));
   EXPECT_EQ(read->at("files").size(), 6u);
 }
 
