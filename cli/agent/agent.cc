@@ -94,9 +94,9 @@ std::string Agent::Describe() const {
 
 Router Agent::RemoteRoutes() {
   Router router;
-  AddMessageRoute(router, "/v1/preflight", [this](const Json& question, const HttpRequest&) -> Result<Json> {
-    GPUMIG_TRY(incoming_->Preflight(GPUMIG_TRY(PreflightQuestionFromJson(question))));
-    return Json{{"node", config_.node}, {"criu", composition_.context.criu.version}};
+  AddMessageRoute(router, "/v1/preflight", [this](const Json& question, const HttpRequest& request) -> Result<Json> {
+    GPUMIG_TRY(incoming_->Preflight(request.peer.node, GPUMIG_TRY(PreflightQuestionFromJson(question))));
+    return Json{{"node", config_.node}, {"image_format", kImageMajor}, {"criu", composition_.context.criu.version}};
   });
   AddMessageRoute(router, "/v1/migrations/{migration}/ahead",
                   [this](const Json& request, const HttpRequest& from) -> Result<Json> {

@@ -64,7 +64,8 @@ class Incoming::Migration : private MigrationObserver {
 Incoming::Incoming(const AgentConfig& config, SessionContext context) : config_(config), context_(std::move(context)) {}
 Incoming::~Incoming() = default;
 
-Result<void> Incoming::Preflight(const PreflightQuestion& question) {
+Result<void> Incoming::Preflight(const std::string& peer, const PreflightQuestion& question) {
+  GPUMIG_TRY(CheckImageFormat(question.image_format, peer, config_.node));
   GPUMIG_TRY(WorkloadRegistry(context_.site).CheckFree(question.name), "node {}", config_.node);
   GPUMIG_TRY(CheckMemory(question.host_bytes), "node {}", config_.node);
   if (question.uses_gpu) GPUMIG_TRY(context_.device->SolveMap(question.gpus, {}), "node {}", config_.node);

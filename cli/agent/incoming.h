@@ -30,8 +30,8 @@ class Incoming {
   Incoming(const AgentConfig& config, SessionContext context);
   ~Incoming();
 
-  // Errors: why this node would refuse the workload.
-  Result<void> Preflight(const PreflightQuestion& question);
+  // Errors: why this node would refuse the workload that `peer` asks about.
+  Result<void> Preflight(const std::string& peer, const PreflightQuestion& question);
 
   // Of `peer`, whose name must be the one that the message says it is from.
   Result<Message> Handle(const std::string& peer, const Message& message);

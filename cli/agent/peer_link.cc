@@ -53,12 +53,16 @@ ChunkDigest WireDigest(const Digest& digest) {
 Json PreflightQuestionToJson(const PreflightQuestion& question) {
   Json gpus = Json::array();
   for (const GpuFacts& gpu : question.gpus) gpus.push_back(GpuToJson(gpu));
-  return {
-      {"name", question.name}, {"uses_gpu", question.uses_gpu}, {"gpus", gpus}, {"host_bytes", question.host_bytes}};
+  return {{"image_format", question.image_format},
+          {"name", question.name},
+          {"uses_gpu", question.uses_gpu},
+          {"gpus", gpus},
+          {"host_bytes", question.host_bytes}};
 }
 
 Result<PreflightQuestion> PreflightQuestionFromJson(const Json& json) {
   PreflightQuestion question;
+  question.image_format = GPUMIG_TRY(ImageFormatOf(json));
   question.name = GPUMIG_TRY(StringMember(json, "name"));
   question.uses_gpu = GPUMIG_TRY(BoolMember(json, "uses_gpu"));
   question.host_bytes = GPUMIG_TRY(UnsignedMember(json, "host_bytes"));
@@ -66,6 +70,19 @@ Result<PreflightQuestion> PreflightQuestionFromJson(const Json& json) {
   if (gpus.size() > kMostGpus) return MakeError(ErrorCode::kInvalidArgument, "{} GPUs are too many", gpus.size());
   for (const Json& gpu : gpus) question.gpus.push_back(GPUMIG_TRY(GpuFromJson(gpu)));
   return question;
+}
+
+Result<std::uint64_t> ImageFormatOf(const Json& json) {
+  if (!json.contains("image_format")) return std::uint64_t{1};
+  return UnsignedMember(json, "image_format");
+}
+
+Result<void> CheckImageFormat(std::uint64_t theirs, std::string_view their_node, std::string_view our_node) {
+  if (theirs == kImageMajor) return Ok();
+  return MakeError(ErrorCode::kUnsupported, "node {} speaks image format {}, node {} image format {}", their_node,
+                   theirs, our_node, kImageMajor)
+      .WithNextStep(fmt::format("install one version of gpumig on both; {} has the older one",
+                                theirs < kImageMajor ? their_node : our_node));
 }
 
 PeerLink::PeerLink(const AgentConfig& config, const NodeIdentity& identity, const PeerConfig& peer,
@@ -81,8 +98,8 @@ Result<HttpClient*> PeerLink::Client() {
 
 Result<void> PeerLink::Preflight(const PreflightQuestion& question) {
   HttpClient* client = GPUMIG_TRY(Client());
-  GPUMIG_TRY(CallWithMessage(*client, "/v1/preflight", PreflightQuestionToJson(question)));
-  return Ok();
+  const Json answer = GPUMIG_TRY(CallWithMessage(*client, "/v1/preflight", PreflightQuestionToJson(question)));
+  return CheckImageFormat(GPUMIG_TRY(ImageFormatOf(answer)), peer_.name, config_.node);
 }
 
 Result<Message> PeerLink::Exchange(const Message& message, const CallLimit& limit) {

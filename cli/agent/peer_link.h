@@ -7,6 +7,7 @@
 
 #include "cli/agent/config.h"
 #include "core/base/json.h"
+#include "core/image/manifest.h"
 #include "core/session/local_source.h"
 #include "core/session/ports.h"
 #include "transport/http_client.h"
@@ -16,6 +17,7 @@ namespace gpumig {
 
 // What a source asks of a target before anything is touched, and gets "no, because" or nothing for an answer.
 struct PreflightQuestion {
+  std::uint64_t image_format = kImageMajor;  // what the source writes
   std::string name;
   bool uses_gpu = false;
   std::vector<GpuFacts> gpus;    // all that the source has
@@ -23,6 +25,13 @@ struct PreflightQuestion {
 };
 Json PreflightQuestionToJson(const PreflightQuestion& question);
 Result<PreflightQuestion> PreflightQuestionFromJson(const Json& json);
+
+// The `image_format` of a preflight question or answer. Nodes that do not say theirs are of before there was a second
+// one.
+Result<std::uint64_t> ImageFormatOf(const Json& json);
+// A node of another image format can neither use what this one sends nor send what this one can use. Errors:
+// kUnsupported.
+Result<void> CheckImageFormat(std::uint64_t theirs, std::string_view their_node, std::string_view our_node);
 
 // Ownership: borrows all it is given.
 // Thread safety: from one thread at a time, and ShipAhead() from another beside it; progress() from any.

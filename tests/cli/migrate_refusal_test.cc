@@ -79,6 +79,33 @@ TEST_F(MigrateRefusalTest, ATargetThatIsAnotherNodeIsNotTrusted) {
   ExpectCounterCountsOn();
 }
 
+// An agent of before format 2 asks without a format; curl is one here, with node-a's identity.
+TEST_F(MigrateRefusalTest, ANodeOfAnotherImageFormatIsRefusedByNumber) {
+  Up();
+  const std::filesystem::path identity = nodes_ / "node-a" / "identity";
+  std::ifstream in(nodes_ / "node-a" / "gpumigd.toml");
+  const std::string config((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  const std::size_t peer = config.find("address = \"") + 11;
+  const std::string address = config.substr(peer, config.find('"', peer) - peer);
+  const std::string port = address.substr(address.find(':') + 1);
+  const auto ask = [&](const std::string& format) {
+    const std::string question = "{" + format + R"("name":"counter","uses_gpu":false,"gpus":[],"host_bytes":4096})";
+    return On("node-a", {"curl", "--silent", "--show-error", "--noproxy", "*", "--cert", identity / "node.crt", "--key",
+                         identity / "node.key", "--cacert", identity / "ca.crt", "--connect-to",
+                         "node-b.gpumig:" + port + ":" + address, "--header", "Content-Type: application/json",
+                         "--data", question, "https://node-b.gpumig:" + port + "/v1/preflight"});
+  };
+  const CliAnswer same = ask(R"("image_format":2,)");
+  EXPECT_EQ(same.json.value("image_format", 0), 2) << same.output << same.errors;
+  for (const auto& [format, number] : {std::pair("", "1"), std::pair(R"("image_format":3,)", "3")}) {
+    const CliAnswer other = ask(format);
+    EXPECT_EQ(other.json.value("code", ""), "unsupported") << other.output << other.errors;
+    EXPECT_EQ(other.json.value("message", ""),
+              std::string("node node-a speaks image format ") + number + ", node node-b image format 2");
+    EXPECT_NE(other.json.value("next_step", "").find("one version of gpumig on both"), std::string::npos);
+  }
+}
+
 TEST_F(MigrateRefusalTest, AnExpiredCertificateIsSaidToHaveExpired) {
   Up();
   StartCounter("node-a");
