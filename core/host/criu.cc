@@ -20,8 +20,10 @@
 #include <sstream>
 
 #include "core/base/child_process.h"
+#include "core/base/exec_strings.h"
 #include "core/base/file.h"
 #include "core/host/criu_version.h"
+#include "core/host/page_filter/notes.h"
 #include "core/host/process.h"
 #include "rpc.pb.h"
 
@@ -32,6 +34,7 @@ constexpr std::string_view kOldestVersion = "4.1";
 constexpr int kRpcFd = 3;
 constexpr int kImagesFd = 4;
 constexpr int kPageServerFd = 5;
+constexpr int kPageNotesFd = 6;
 // CRIU 4.1.1 insists that the images directory it is given is a symbolic link (criu/cr-service.c, setup_opts_from_req);
 // a descriptor of its own is one, and is there in every mount namespace.
 constexpr const char* kImagesPath = "/proc/self/fd/4";
@@ -44,6 +47,7 @@ constexpr unsigned kGhostLimitBytes = 256u << 20;
 // What the child between fork and exec needs, gathered before: it must not allocate.
 struct ChildPlan {
   const char* program = nullptr;
+  char* const* environment = nullptr;
   char pid_text[16] = {};
   int namespaces_fd = -1;
   int namespace_kinds = 0;
@@ -52,6 +56,7 @@ struct ChildPlan {
   int rpc_fd = -1;
   int images_fd = -1;
   int page_server_fd = -1;  // may be none
+  int page_notes_fd = -1;   // may be none
   int report_fd = -1;
 };
 
@@ -74,17 +79,22 @@ struct ChildPlan {
   const int images = fcntl(plan.images_fd, F_DUPFD_CLOEXEC, 100);
   const int report = fcntl(plan.report_fd, F_DUPFD_CLOEXEC, 100);
   const int pages = plan.page_server_fd < 0 ? -1 : fcntl(plan.page_server_fd, F_DUPFD_CLOEXEC, 100);
+  const int notes = plan.page_notes_fd < 0 ? -1 : fcntl(plan.page_notes_fd, F_DUPFD_CLOEXEC, 100);
   if (rpc < 0 || images < 0 || report < 0 || dup2(rpc, kRpcFd) < 0 || dup2(images, kImagesFd) < 0) fail(errno);
   int last_fd = kImagesFd;
   if (plan.page_server_fd >= 0) {
     if (pages < 0 || dup2(pages, kPageServerFd) < 0) fail(errno);
     last_fd = kPageServerFd;
   }
+  if (plan.page_notes_fd >= 0) {
+    if (notes < 0 || dup2(notes, kPageNotesFd) < 0) fail(errno);
+    last_fd = kPageNotesFd;
+  }
   // Whatever else is open would be found by CRIU in the tasks it restores.
   syscall(SYS_close_range, static_cast<unsigned>(last_fd) + 1, ~0u, CLOSE_RANGE_CLOEXEC);
   const char* argv[] = {"criu", "swrk", "3", nullptr};
-  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast): execv takes its arguments so.
-  execv(plan.program, const_cast<char**>(argv));
+  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast): execve takes its arguments so.
+  execve(plan.program, const_cast<char**>(argv), plan.environment);
   const int error_number = errno;
   [[maybe_unused]] const ssize_t ignored = write(report, &error_number, sizeof(error_number));
   _exit(127);
@@ -93,8 +103,8 @@ struct ChildPlan {
 // We live as long as CRIU, which may be longer than the process we came from: the locks and connections that it had
 // open must not live on in us.
 void CloseAllBut(const ChildPlan& plan) {
-  const int kept[] = {plan.namespaces_fd, plan.cgroup_fd,      plan.rpc_fd,
-                      plan.images_fd,     plan.page_server_fd, plan.report_fd};
+  const int kept[] = {plan.namespaces_fd,  plan.cgroup_fd,     plan.rpc_fd,   plan.images_fd,
+                      plan.page_server_fd, plan.page_notes_fd, plan.report_fd};
   const int highest = *std::max_element(std::begin(kept), std::end(kept));
   for (int fd = 3; fd < highest; ++fd) {
     if (std::find(std::begin(kept), std::end(kept), fd) == std::end(kept)) close(fd);
@@ -138,7 +148,7 @@ void CloseAllBut(const ChildPlan& plan) {
 class CriuProcess {
  public:
   static Result<CriuProcess> Start(const Criu& criu, const CriuPlace& place, const std::filesystem::path& images,
-                                   UniqueFd page_server = {}) {
+                                   UniqueFd page_server = {}, const PageFilter* page_filter = nullptr) {
     SocketPair rpc = GPUMIG_TRY(MakeSocketPair(SOCK_SEQPACKET));
     Pipe report = GPUMIG_TRY(MakePipe());
     ChildPlan plan;
@@ -148,6 +158,10 @@ class CriuProcess {
     const UniqueFd images_directory = GPUMIG_TRY(OpenFile(images, O_RDONLY | O_DIRECTORY));
     plan.images_fd = images_directory.get();
     plan.page_server_fd = page_server.get();
+    std::vector<std::string> environment = EnvironmentOf(page_filter);
+    const std::vector<char*> environment_pointers = PointersInto(environment);
+    plan.environment = environment_pointers.data();
+    if (page_filter != nullptr) plan.page_notes_fd = page_filter->notes.get();
     UniqueFd cgroup;
     if (place.cgroup != nullptr) cgroup = GPUMIG_TRY(place.cgroup->OpenProcs());
     plan.cgroup_fd = cgroup.get();
@@ -216,6 +230,12 @@ class CriuProcess {
 
  private:
   CriuProcess(UniqueFd rpc, pid_t starter) : rpc_(std::move(rpc)), starter_(starter) {}
+
+  static std::vector<std::string> EnvironmentOf(const PageFilter* page_filter) {
+    if (page_filter == nullptr) return EnvironmentWith({});
+    return EnvironmentWith(
+        {{"LD_PRELOAD", page_filter->library.string()}, {kPageNotesVariable, std::to_string(kPageNotesFd)}});
+  }
 
   static Result<int> DifferingNamespaces(pid_t pid) {
     static constexpr std::array<std::pair<const char*, int>, 5> kKinds = {{{"pid", CLONE_NEWPID},
@@ -325,7 +345,8 @@ Result<void> DumpWithCriu(const Criu& criu, const CriuPlace& place, CriuDump dum
   options->set_freeze_cgroup(dump.freeze_cgroup);
   if (dump.page_server.valid()) options->mutable_ps()->set_fd(kPageServerFd);
 
-  CriuProcess process = GPUMIG_TRY(CriuProcess::Start(criu, place, dump.images, std::move(dump.page_server)));
+  CriuProcess process =
+      GPUMIG_TRY(CriuProcess::Start(criu, place, dump.images, std::move(dump.page_server), dump.page_filter));
   const criu_resp response = GPUMIG_TRY(Converse(process, request, notify), "criu dump");
   if (!response.success()) return Explain(response, dump.images / "dump.log", "dump");
   const ExitStatus ended = process.AwaitEnd();

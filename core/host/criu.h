@@ -16,6 +16,7 @@
 #include "core/base/result.h"
 #include "core/base/unique_fd.h"
 #include "core/host/cgroup.h"
+#include "core/host/hidden_pages.h"
 
 namespace gpumig {
 
@@ -50,6 +51,8 @@ struct CriuDump {
   // Where pages go instead of into files: the peer serves them (core/host/page_server.h). Closed before CRIU is waited
   // for.
   UniqueFd page_server;
+  // Keeps from CRIU what the page server is not to be sent; borrowed. REQUIRES: page_server
+  const PageFilter* page_filter = nullptr;
 };
 // The tree stays as it was: frozen and whole. Errors: kUnsupported, CRIU cannot dump something, with CRIU's own first
 // error line; kInternal, CRIU died. The tree may run again after an error, whatever the freezer said before.

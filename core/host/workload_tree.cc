@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "core/host/direct_memory.h"
+#include "core/host/hidden_pages.h"
 #include "core/host/page_server.h"
 #include "core/host/process.h"
 
@@ -41,6 +42,11 @@ Result<void> RemoveFilesIn(const std::filesystem::path& directory) {
     std::filesystem::remove(entry.path(), error);
   if (error) return Error::FromErrno(error.value(), fmt::format("empty {}", directory.string()));
   return Ok();
+}
+
+Result<DumpedPages> AddHiddenBy(const PageFilter& filter, DumpedPages dumped) {
+  GPUMIG_TRY(AddHidden(GPUMIG_TRY(ReadNotes(filter.notes.get())), dumped));
+  return dumped;
 }
 
 }  // namespace
@@ -130,7 +136,7 @@ Result<MemoryMap> WorkloadTree::Dump(const Criu& criu, const Cgroup& criu_cgroup
       return *std::move(map);
     GPUMIG_TRY(RemoveFilesIn(images));
   }
-  GPUMIG_TRY(DumpAll(criu, criu_cgroup, images, facts, {}, notify));
+  GPUMIG_TRY(DumpAll(criu, criu_cgroup, images, facts, {}, nullptr, notify));
   return MemoryMap();
 }
 
@@ -142,8 +148,13 @@ Result<std::optional<MemoryMap>> WorkloadTree::DumpDirectly(const Criu& criu, co
   setsockopt(pages.theirs.get(), SOL_SOCKET, SO_SNDBUFFORCE, &kPagesOnTheirWay, sizeof(kPagesOnTheirWay));
   auto serve = [&images, socket = std::move(pages.ours)]() mutable { return ServePages(std::move(socket), images); };
   std::future<Result<DumpedPages>> served = std::async(std::launch::async, std::move(serve));
-  Result<void> dumped = DumpAll(criu, criu_cgroup, images, facts, std::move(pages.theirs), notify);
+  std::optional<PageFilter> filter;
+  if (const std::filesystem::path library = PageFilterLibrary(); !library.empty())
+    filter = GPUMIG_TRY(MakePageFilter(library));
+  Result<void> dumped =
+      DumpAll(criu, criu_cgroup, images, facts, std::move(pages.theirs), filter ? &*filter : nullptr, notify);
   Result<DumpedPages> list = served.get();
+  if (list && filter) list = AddHiddenBy(*filter, *std::move(list));
   if (!list && list.error().code() == ErrorCode::kUnsupported) return std::optional<MemoryMap>();
   GPUMIG_TRY(std::move(dumped));
   Result<MemoryMap> map = CompleteDump(GPUMIG_TRY(std::move(list)), GPUMIG_TRY(Processes()), images);
@@ -152,7 +163,8 @@ Result<std::optional<MemoryMap>> WorkloadTree::DumpDirectly(const Criu& criu, co
 }
 
 Result<void> WorkloadTree::DumpAll(const Criu& criu, const Cgroup& criu_cgroup, const std::filesystem::path& images,
-                                   const TreeFacts& facts, UniqueFd page_server, const CriuNotify& notify) {
+                                   const TreeFacts& facts, UniqueFd page_server, const PageFilter* page_filter,
+                                   const CriuNotify& notify) {
   CriuPlace place;
   place.cgroup = &criu_cgroup;
   CriuDump dump;
@@ -164,6 +176,7 @@ Result<void> WorkloadTree::DumpAll(const Criu& criu, const Cgroup& criu_cgroup, 
   dump.freeze_cgroup = cgroup_.path();
   dump.session_outside = facts.session_outside;
   dump.page_server = std::move(page_server);
+  dump.page_filter = page_filter;
   Result<void> dumped = DumpWithCriu(criu, place, std::move(dump), notify);
   // CRIU thaws the tree while it works; whatever it answered, look at what the kernel says now.
   GPUMIG_TRY(CheckWhole(facts.process_count));

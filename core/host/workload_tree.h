@@ -68,7 +68,8 @@ class WorkloadTree {
   WorkloadTree(pid_t root, std::uint64_t start_ticks, Cgroup cgroup)
       : root_(root), start_ticks_(start_ticks), cgroup_(std::move(cgroup)) {}
   Result<void> DumpAll(const Criu& criu, const Cgroup& criu_cgroup, const std::filesystem::path& images,
-                       const TreeFacts& facts, UniqueFd page_server, const CriuNotify& notify);
+                       const TreeFacts& facts, UniqueFd page_server, const PageFilter* page_filter,
+                       const CriuNotify& notify);
   // Nothing: this CRIU sends its pages in a way that we do not know.
   Result<std::optional<MemoryMap>> DumpDirectly(const Criu& criu, const Cgroup& criu_cgroup,
                                                 const std::filesystem::path& images, const TreeFacts& facts,

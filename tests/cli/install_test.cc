@@ -12,7 +12,7 @@ class InstallTest : public GpumigCliTest {
     GpumigCliTest::SetUp();
     if (IsSkipped() || HasFatalFailure()) return;
     // What tests or users set would hide that something is not found.
-    for (const char* name : {"GPUMIG_INIT", "GPUMIG_LIBCUDA"}) unsetenv(name);
+    for (const char* name : {"GPUMIG_INIT", "GPUMIG_LIBCUDA", "GPUMIG_PAGE_FILTER"}) unsetenv(name);
     const CliAnswer installed = Ask({CMAKE_PROGRAM, "--install", GPUMIG_BUILD, "--prefix", prefix()});
     ASSERT_EQ(installed.code, 0) << installed.output << installed.errors;
   }

@@ -6,7 +6,17 @@ namespace {
 
 class MemoryKindsTest : public TwoNodesTest, public testing::WithParamInterface<std::string> {
  protected:
-  std::string HostPath() const { return "--host-path=" + GetParam(); }
+  // Agents and commands take it from here.
+  void SetUp() override {
+    if (GetParam() == "unfiltered") setenv("GPUMIG_PAGE_FILTER", "off", 1);
+    TwoNodesTest::SetUp();
+  }
+  void TearDown() override {
+    TwoNodesTest::TearDown();
+    unsetenv("GPUMIG_PAGE_FILTER");
+  }
+
+  std::string HostPath() const { return GetParam() == "criu" ? "--host-path=criu" : "--host-path=direct"; }
   void ExpectPath(const Json& report) const {
     const std::uint64_t bytes = report.value("direct_bytes", std::uint64_t{0});
     if (GetParam() == "criu") {
@@ -78,7 +88,7 @@ TEST_P(MemoryKindsTest, AllOfItMovesToAnotherNode) {
   EXPECT_TRUE(CountedByOne(log_));
 }
 
-INSTANTIATE_TEST_SUITE_P(ByEachPath, MemoryKindsTest, testing::Values("direct", "criu"),
+INSTANTIATE_TEST_SUITE_P(ByEachPath, MemoryKindsTest, testing::Values("direct", "unfiltered", "criu"),
                          [](const auto& path) { return path.param; });
 
 }  // namespace
