@@ -143,14 +143,14 @@ Result<MemoryMap> WorkloadTree::Dump(const Criu& criu, const Cgroup& criu_cgroup
 Result<std::optional<MemoryMap>> WorkloadTree::DumpDirectly(const Criu& criu, const Cgroup& criu_cgroup,
                                                             const std::filesystem::path& images, const TreeFacts& facts,
                                                             const CriuNotify& notify) {
+  std::optional<PageFilter> filter;
+  if (const std::filesystem::path library = PageFilterLibrary(); !library.empty())
+    filter = GPUMIG_TRY(MakePageFilter(library));
   SocketPair pages = GPUMIG_TRY(MakeSocketPair(SOCK_STREAM));
   // So that CRIU need not wait for us after every few pages. What we may not have costs time only.
   setsockopt(pages.theirs.get(), SOL_SOCKET, SO_SNDBUFFORCE, &kPagesOnTheirWay, sizeof(kPagesOnTheirWay));
   auto serve = [&images, socket = std::move(pages.ours)]() mutable { return ServePages(std::move(socket), images); };
   std::future<Result<DumpedPages>> served = std::async(std::launch::async, std::move(serve));
-  std::optional<PageFilter> filter;
-  if (const std::filesystem::path library = PageFilterLibrary(); !library.empty())
-    filter = GPUMIG_TRY(MakePageFilter(library));
   Result<void> dumped =
       DumpAll(criu, criu_cgroup, images, facts, std::move(pages.theirs), filter ? &*filter : nullptr, notify);
   Result<DumpedPages> list = served.get();
