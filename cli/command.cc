@@ -38,6 +38,10 @@ CommandOutcome Failure(Error error, Aftermath aftermath) {
       outcome.code = ExitCode::kFailed;
       outcome.standing = "the workload runs on as before";
       break;
+    case Aftermath::kRestRunsOn:
+      outcome.code = ExitCode::kFailed;
+      outcome.standing = "the rest of the workload runs on";
+      break;
     case Aftermath::kEnded:
       outcome.code = ExitCode::kFailed;
       outcome.standing = "the workload ended by itself meanwhile";

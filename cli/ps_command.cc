@@ -6,6 +6,7 @@
 #include "cli/local_commands.h"
 #include "core/host/process.h"
 #include "core/session/registry.h"
+#include "core/session/workload_control.h"
 
 namespace gpumig {
 namespace {
@@ -30,16 +31,28 @@ bool IsOneOfUs(pid_t pid) {
   return !exe.empty() && exe.parent_path() == us.parent_path() && (name == "gpumig" || name == "gpumigd");
 }
 
-Result<Row> Describe(const Workload& workload, DevicePort& device) {
-  Row row;
-  row.workload = workload;
-  const std::vector<pid_t> tree = GPUMIG_TRY(ProcessTree(workload.root));
-  row.host_bytes = MemoryOf(tree).resident_bytes;
+// What it can say of GPUs goes into `row`, up to an error.
+Result<void> AskForGpus(const std::vector<pid_t>& tree, DevicePort& device, Row& row) {
   row.gpu_processes = GPUMIG_TRY(device.GpuProcesses(tree));
   if (!row.gpu_processes.empty()) row.device_bytes = device.HeldBytes(row.gpu_processes);
   for (const pid_t pid : row.gpu_processes) {
     const GpuState state = GPUMIG_TRY(device.State(pid));
     if (state != GpuState::kRunning) row.cannot_move = fmt::format("process {} is {}", pid, GpuStateName(state));
+  }
+  return Ok();
+}
+
+Result<Row> Describe(const Workload& workload, const Site& site, DevicePort& device) {
+  Row row;
+  row.workload = workload;
+  const std::vector<pid_t> tree = GPUMIG_TRY(ProcessTree(workload.root));
+  row.host_bytes = MemoryOf(tree).resident_bytes;
+  const Result<void> asked = AskForGpus(tree, device, row);
+  if (!asked) row.cannot_move = asked.error().message();
+  const std::string stands = WorkloadControl::WhyItStands(workload, site);
+  if (!stands.empty()) {
+    row.cannot_move = fmt::format("{}{}{}; if no session is at work on it: gpumig resume {}", stands,
+                                  row.cannot_move.empty() ? "" : ", ", row.cannot_move, workload.name);
   }
   return row;
 }
@@ -48,7 +61,7 @@ Result<std::vector<Row>> Rows(const Site& site, DevicePort& device) {
   std::vector<Row> rows;
   std::vector<pid_t> seen;
   for (const Workload& workload : GPUMIG_TRY(WorkloadRegistry(site).List())) {
-    Result<Row> row = Describe(workload, device);
+    Result<Row> row = Describe(workload, site, device);
     if (!row) continue;  // It ended while we looked.
     seen.insert(seen.end(), row->gpu_processes.begin(), row->gpu_processes.end());
     rows.push_back(std::move(*row));
@@ -61,7 +74,7 @@ Result<std::vector<Row>> Rows(const Site& site, DevicePort& device) {
     if (!state || *state == GpuState::kNone) continue;
     const Result<Workload> plain = WorkloadRegistry(site).Resolve(std::to_string(stat.pid));
     if (!plain) continue;
-    Result<Row> row = Describe(*plain, device);
+    Result<Row> row = Describe(*plain, site, device);
     if (row) rows.push_back(std::move(*row));
   }
   return rows;

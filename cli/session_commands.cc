@@ -2,7 +2,9 @@
 #include "cli/composition.h"
 #include "cli/local_commands.h"
 #include "cli/timed_parts.h"
+#include "core/base/log.h"
 #include "core/session/registry.h"
+#include "core/session/staging.h"
 #include "core/session/workload_control.h"
 
 namespace gpumig {
@@ -34,6 +36,14 @@ std::string PartsToText(const std::vector<TimedPart>& parts) {
   return text;
 }
 
+void LogPart(std::string_view part, std::optional<std::chrono::microseconds> took) {
+  if (took) {
+    spdlog::info("{} took {:.1f} ms", part, Milliseconds(*took));
+  } else {
+    spdlog::info("{} began", part);
+  }
+}
+
 PhaseProgressFn ShowOn(ProgressBar& bar) {
   return [&bar](std::string_view phase, double done) { bar.Update(phase, done); };
 }
@@ -58,6 +68,7 @@ CommandOutcome Checkpoint(const CheckpointArguments& arguments) {
   request.leave_running = arguments.leave_running;
   request.compression = *compression;
   request.capture.host_path = *host_path;
+  request.on_part = LogPart;
   request.capture.limits.gpu_lock = std::chrono::milliseconds(arguments.lock_timeout_ms);
   Outcome<CheckpointReport> done = [&] {
     ProgressBar bar;
@@ -133,16 +144,26 @@ CommandOutcome Restore(const RestoreArguments& arguments) {
 CommandOutcome ResumeWorkload(const std::string& text) {
   if (Result<void> root = CheckRoot(); !root) return Refusal(root.error());
   const Site site = Site::FromEnvironment();
-  const auto resume = [&]() -> Result<Workload> {
-    Workload workload = GPUMIG_TRY(WorkloadRegistry(site).Resolve(text));
-    const Composition composition = GPUMIG_TRY(Compose(site));
-    WorkloadControl control =
-        GPUMIG_TRY(WorkloadControl::Attach(workload, site, composition.context.criu, *composition.device));
-    GPUMIG_TRY(control.Resume());
-    return workload;
-  };
-  const Result<Workload> workload = resume();
+  const Result<Workload> workload = WorkloadRegistry(site).Resolve(text);
   if (!workload) return Refusal(workload.error());
+  const Result<Composition> composition = Compose(site);
+  if (!composition) return Refusal(composition.error());
+  Result<WorkloadControl> control =
+      WorkloadControl::Attach(*workload, site, composition->context.criu, *composition->device);
+  if (!control) return Refusal(control.error());
+  Result<void> resumed = control->Resume();
+  RemoveStaleStaging(site);
+  if (!resumed) {
+    Error& error = resumed.error();
+    if (error.code() == ErrorCode::kLost) return Failure(std::move(error), Aftermath::kLost);
+    const std::string first = error.next_step().empty() ? "" : error.next_step() + "; then ";
+    error.WithNextStep(fmt::format("{}gpumig resume {}", first, workload->name));
+    return Failure(std::move(error), Aftermath::kFrozen);
+  }
+  if (control->HasEnded()) {
+    return Failure(MakeError(ErrorCode::kNotFound, "resume {}: process {} has ended", workload->name, workload->root),
+                   Aftermath::kEnded);
+  }
   CommandOutcome outcome;
   outcome.json = {{"name", workload->name}, {"pid", workload->root}};
   outcome.text = fmt::format("{} runs\n", workload->name);

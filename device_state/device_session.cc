@@ -117,17 +117,22 @@ Error DeviceSession::RolledBack(Error error, const std::vector<Known*>& done, co
     Result<void> undone = known.guard.Check();
     if (!undone) continue;  // it has ended: nothing to take back
     undone = step.undo(known);
+    // The driver's process died under it: another one may bring it to its end.
+    if (!undone && undone.error().code() == ErrorCode::kUnavailable) undone = step.undo(known);
     const Result<GpuState> state = GuardedState(known.guard);
     if (state && *state == step.from) continue;
+    // It is gone, or on its way: nothing to take back.
     if (!state && state.error().code() == ErrorCode::kNotFound) continue;
-    const std::string_view where = state ? GpuStateName(*state) : "unknown";
-    std::string message = fmt::format("{}; then process {} could not be brought back to {}, its GPU state is {}: {}",
-                                      error.message(), known.guard.pid(), GpuStateName(step.from), where,
-                                      undone ? "the driver reports success" : undone.error().message());
+    if (state && *state == GpuState::kNone) continue;
     const bool lost = state && *state == GpuState::kFailed;
-    error = Error(lost ? ErrorCode::kLost : error.code(), std::move(message))
-                .WithNextStep(fmt::format("process {} is {}: it does not run until it is brought back",
-                                          known.guard.pid(), where));
+    const std::string why = undone ? "the driver reported success" : undone.error().message();
+    std::string left = fmt::format("its GPU state is {}", state ? GpuStateName(*state) : "not known");
+    if (!state) left += fmt::format(" ({})", state.error().message());
+    const std::string next_step = lost ? "only an earlier image can bring the job back" : error.next_step();
+    error = Error(lost ? ErrorCode::kLost : error.code(),
+                  fmt::format("{}; taking that back, process {} did not become {} again, {}: {}", error.message(),
+                              known.guard.pid(), GpuStateName(step.from), left, why))
+                .WithNextStep(next_step);
   }
   return error;
 }
@@ -189,15 +194,17 @@ Result<std::vector<pid_t>> DeviceSession::RestoreThreads(std::span<const pid_t> 
 
 Result<void> DeviceSession::CheckpointOne(Known& known, std::uint64_t* bytes) {
   const pid_t process = known.guard.pid();
-  const std::vector<GpuFacts> gpus_before = GPUMIG_TRY(backend_->Devices());
+  // For the room it wants only. Where they cannot be had the driver is asked all the same: what it says of the process
+  // is final, and a guess of ours that all is well would not be.
+  const Result<std::vector<GpuFacts>> gpus_before = backend_->Devices();
   const std::uint64_t before = MemoryOf({process}).anonymous_bytes;
   GPUMIG_TRY(backend_->Checkpoint(process));
   const std::uint64_t after = MemoryOf({process}).anonymous_bytes;
   if (bytes != nullptr && after > before) *bytes += after - before;
   known.held_bytes.clear();
   const Result<std::vector<GpuFacts>> gpus_after = backend_->Devices();
-  if (!gpus_after) return Ok();  // captured it is; we only know less of the room it wants
-  for (const GpuFacts& gpu : gpus_before) {
+  if (!gpus_before || !gpus_after) return Ok();  // captured it is; we only know less of the room it wants
+  for (const GpuFacts& gpu : *gpus_before) {
     const GpuFacts* now = Find(*gpus_after, gpu.uuid);
     if (now != nullptr && now->free_bytes > gpu.free_bytes)
       known.held_bytes[gpu.uuid] = now->free_bytes - gpu.free_bytes;

@@ -190,7 +190,7 @@ Result<void> WorkloadTree::CheckWhole(std::size_t process_count) {
   GPUMIG_TRY(CheckAlive());
   const std::size_t left = GPUMIG_TRY(Processes()).size();
   if (left < process_count) {
-    return MakeError(ErrorCode::kLost, "{} of {} processes died while CRIU dumped them", process_count - left,
+    return MakeError(ErrorCode::kNotFound, "{} of {} processes died while CRIU dumped them", process_count - left,
                      process_count);
   }
   return Ok();

@@ -55,9 +55,9 @@ class WorkloadTree {
 
   Result<TreeFacts> Facts() const;
 
-  // Dumps the frozen tree into the empty directory `images`. On return it is frozen and whole, also after an error,
-  // save where the error is kLost. `criu_cgroup` is CRIU's own. Gives what memory is not in `images` but still in the
-  // tree; by HostPath::kCriu all is in `images`.
+  // Dumps the frozen tree into the empty directory `images`. On return it is frozen, also after an error, and whole,
+  // save where somebody killed a process of it meanwhile (kNotFound). `criu_cgroup` is CRIU's own. Gives what memory is
+  // not in `images` but still in the tree; by HostPath::kCriu all is in `images`.
   Result<MemoryMap> Dump(const Criu& criu, const Cgroup& criu_cgroup, const std::filesystem::path& images,
                          HostPath path = HostPath::kDirect, const CriuNotify& notify = nullptr);
 

@@ -13,6 +13,7 @@
 #include "core/image/materialise.h"
 #include "core/session/host_memory.h"
 #include "core/session/restore_workload.h"
+#include "core/session/staging.h"
 
 namespace gpumig {
 namespace {
@@ -61,7 +62,7 @@ Result<CheckpointReport> CaptureInto(const SessionContext& context, const Checkp
   GPUMIG_TRY(control.Stop(request.capture.limits, timeline));
   runs = false;
   const WorkloadFacts facts = GPUMIG_TRY(control.Facts());
-  TemporaryDirectory staging = GPUMIG_TRY(TemporaryDirectory::Create(context.site.staging_directory, "gpumig-dump"));
+  const StagingDirectory staging = GPUMIG_TRY(StagingDirectory::Create(context.site, StagingDirectory::Use::kDump));
   WriteOptions options;
   const MemoryMap dumped = GPUMIG_TRY(control.Dump(staging.path(), request.capture.host_path, timeline));
   options.source.unwritten = GPUMIG_TRY(MemoryAsFiles(dumped, GPUMIG_TRY(control.tree().Processes())));
@@ -90,6 +91,22 @@ Result<CheckpointReport> CaptureInto(const SessionContext& context, const Checkp
   report.stored_bytes = summary.total.stored_bytes;
   report.device_path = facts.device_path();
   return report;
+}
+
+// What failed first, and why that could not be undone.
+Outcome<CheckpointReport> AfterFailedResume(const std::string& name, Error failed, const Error& resume) {
+  const bool lost = resume.code() == ErrorCode::kLost;
+  // Where the same loss was met twice, once is enough.
+  if (!lost || failed.code() != ErrorCode::kLost) {
+    const std::string next_step = lost ? resume.next_step() : std::string();
+    failed = Error(lost ? ErrorCode::kLost : failed.code(),
+                   fmt::format("{}; and to make {} run again failed too: {}", failed.message(), name, resume.message()))
+                 .WithNextStep(next_step);
+  }
+  if (lost) return {std::move(failed), Aftermath::kLost};
+  const std::string first = resume.next_step().empty() ? "" : resume.next_step() + "; then ";
+  failed.WithNextStep(fmt::format("{}gpumig resume {}", first, name));
+  return {std::move(failed), Aftermath::kFrozen};
 }
 
 }  // namespace
@@ -131,19 +148,14 @@ Outcome<CheckpointReport> CheckpointWorkload(const SessionContext& context, cons
   Result<WorkloadControl> control = prepare();
   if (!control) return {control.error(), Aftermath::kUntouched};
 
-  Timeline timeline;
+  Timeline timeline(request.on_part);
   bool runs = true;
   Result<CheckpointReport> report = CaptureInto(context, request, *control, progress, timeline, runs);
   if (!report) {
-    if (report.error().code() == ErrorCode::kLost) return {report.error(), Aftermath::kLost};
     Result<void> resumed = control->Resume();
-    if (!resumed) {
-      Error both = report.error();
-      both.AddContext(
-          fmt::format("{}; and to make it run again failed too: {}", request.workload.name, resumed.error().message()));
-      return {both.WithNextStep(fmt::format("gpumig resume {}", request.workload.name)), Aftermath::kFrozen};
-    }
-    return {report.error(), control->HasEnded() ? Aftermath::kEnded : Aftermath::kRunsOn};
+    if (!resumed) return AfterFailedResume(request.workload.name, std::move(report).error(), resumed.error());
+    if (control->HasEnded()) return {report.error(), Aftermath::kEnded};
+    return {report.error(), control->Vanished().empty() ? Aftermath::kRunsOn : Aftermath::kRestRunsOn};
   }
   report->downtime_parts = timeline.parts();
   report->downtime = SumOf(timeline.parts());
@@ -170,8 +182,8 @@ Outcome<RestoreReport> RestoreImage(const SessionContext& context, const Restore
     timeline.Begin("read_image");
     const ImageSummary summary = GPUMIG_TRY(Summarise(image.manifest, image.image_digest, *image.store));
     GPUMIG_TRY(CheckRoom(context.site.staging_directory, BytesWithCriu(image.manifest), "the restore"));
-    TemporaryDirectory staging =
-        GPUMIG_TRY(TemporaryDirectory::Create(context.site.staging_directory, "gpumig-restore"));
+    const StagingDirectory staging =
+        GPUMIG_TRY(StagingDirectory::Create(context.site, StagingDirectory::Use::kRestore));
     const ParallelOptions parallel = ParallelWith(progress, "reading the image");
     GPUMIG_TRY(MaterialiseImage(image.manifest, *image.store, staging.path(), parallel, std::not_fn(IsMemoryFile)));
     timeline.End();

@@ -20,10 +20,11 @@ namespace gpumig {
 
 // How things stand after a session that failed.
 enum class Aftermath {
-  kUntouched,  // nothing was begun
-  kRunsOn,     // it was stopped, and runs on as before
-  kEnded,      // it ended by itself meanwhile
-  kFrozen,     // it stands frozen and whole; the error's next step settles it
+  kUntouched,   // nothing was begun
+  kRunsOn,      // it was stopped, and runs on as before
+  kRestRunsOn,  // likewise, save for processes of it that somebody killed meanwhile
+  kEnded,       // it ended by itself meanwhile
+  kFrozen,      // it stands frozen and whole; the error's next step settles it
   kLost,
 };
 
@@ -54,6 +55,7 @@ struct CheckpointRequest {
   bool leave_running = false;
   CaptureOptions capture;
   CompressionChoice compression;
+  PartFn on_part;  // of the downtime; may be empty
 };
 
 struct CheckpointReport {

@@ -109,7 +109,8 @@ Result<const HashedSource*> LocalSource::Image() {
 Result<void> LocalSource::Resume() {
   const Result<ProcessStat> stat = ReadProcessStat(workload_.root);
   const bool gone = !stat || stat->start_ticks != workload_.start_ticks || stat->state == 'Z';
-  if (!gone) {
+  // What is left of a workload whose root was killed is let go, too.
+  if (control_ || !gone) {
     WorkloadControl* control = GPUMIG_TRY(Control());
     GPUMIG_TRY(control->Resume());
   }

@@ -1,5 +1,7 @@
 #include "core/session/workload_control.h"
 
+#include <fcntl.h>
+#include <fmt/ranges.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -14,9 +16,11 @@ namespace gpumig {
 namespace {
 
 constexpr int kMostLockRounds = 10;
+constexpr int kMostResumeRounds = 3;
 constexpr std::chrono::seconds kKillLimit{30};
 constexpr std::chrono::seconds kResumeLimit{30};
 constexpr std::chrono::seconds kCriuEndLimit{60};
+constexpr const char* kAfterLoss = "only an earlier image can bring it back; end what is left of it";
 
 std::vector<GpuPair> Identity(const std::vector<GpuFacts>& gpus) {
   std::vector<GpuPair> map;
@@ -26,6 +30,11 @@ std::vector<GpuPair> Identity(const std::vector<GpuFacts>& gpus) {
 
 std::string CgroupBaseOf(const Workload& workload, const Site& site) {
   return workload.is_ours() ? workload.cgroup : fmt::format("{}/adopted-{}", site.cgroup, workload.root);
+}
+
+// Its GPUs are quiesced, or about to be; where it is not empty, it says why the driver gave them up.
+std::filesystem::path QuiescedFile(const Workload& workload, const Site& site) {
+  return site.runtime_directory / "quiesced" / fmt::format("{}-{}", workload.root, workload.start_ticks);
 }
 
 std::string HostName() {
@@ -47,9 +56,12 @@ Result<void> InDriverWindow(DevicePort& device, const DriverWindow& window, cons
     return work();
   };
   Result<void> worked = opened();
-  if (worked && window.freeze_after) worked = window.cgroup->Freeze(window.limit);
+  // Where it failed, the driver holds some of them half way: nobody may run until that is settled.
+  Result<void> frozen;
+  if (!worked || window.freeze_after) frozen = window.cgroup->Freeze(window.limit);
   Result<void> released = stop.Release();
-  return worked ? released : worked;
+  if (!worked) return worked;
+  return frozen ? released : frozen;
 }
 
 Result<WorkloadControl> WorkloadControl::Attach(const Workload& workload, const Site& site, const Criu& criu,
@@ -78,14 +90,49 @@ Result<void> WorkloadControl::Stop(const StopLimits& limits, Timeline& timeline)
       GPUMIG_TRY(CaptureDevices(limits), "capture the device memory of {}", workload_.name);
     }
     timeline.Begin("freeze");
-    return tree_.Freeze(limits.freeze);
+    GPUMIG_TRY(tree_.Freeze(limits.freeze));
+    if (gpu_processes_.empty()) GPUMIG_TRY(Hold(GPUMIG_TRY(tree_.Processes())));
+    return CheckNoneIsGone();
   };
   Result<void> stopped = stop();
   timeline.End();
-  if (stopped || stopped.error().code() == ErrorCode::kLost) return stopped;
-  Result<void> resumed = Resume();
-  if (!resumed) return resumed.error().AddContext(stopped.error().message() + "; then resume");
+  if (stopped) return stopped;
+  if (stopped.error().code() == ErrorCode::kLost) {
+    [[maybe_unused]] const Result<void> noted =
+        WriteFileDurably(QuiescedFile(workload_, site_), stopped.error().message());
+    return stopped;
+  }
+  [[maybe_unused]] const Result<void> resumed = Resume();  // Whoever wants to know calls it again.
   return stopped;
+}
+
+// Those that have ended by now are not held.
+Result<void> WorkloadControl::Hold(const std::vector<pid_t>& processes) {
+  for (const pid_t pid : processes) {
+    if (std::ranges::any_of(held_, [&](const HeldProcess& held) { return held.pid == pid; })) continue;
+    const Result<ProcessStat> stat = ReadProcessStat(pid);
+    if (!stat && stat.error().code() != ErrorCode::kNotFound) return stat.error();
+    if (stat && stat->state != 'Z') held_.push_back({pid, stat->start_ticks});
+  }
+  return Ok();
+}
+
+std::vector<pid_t> WorkloadControl::GoneOfHeld() const {
+  std::vector<pid_t> gone;
+  for (const HeldProcess& held : held_) {
+    const Result<ProcessStat> stat = ReadProcessStat(held.pid);
+    if (!stat || stat->start_ticks != held.start_ticks || stat->state == 'Z' || stat->state == 'X')
+      gone.push_back(held.pid);
+  }
+  return gone;
+}
+
+// An image without it would be restored into a workload that never was.
+Result<void> WorkloadControl::CheckNoneIsGone() const {
+  const std::vector<pid_t> gone = GoneOfHeld();
+  if (gone.empty()) return Ok();
+  return MakeError(ErrorCode::kNotFound, "process {} of {} was killed while it was captured", fmt::join(gone, ", "),
+                   workload_.name);
 }
 
 // A process may begin to use a GPU while we lock the others, so the set is read again until it stays the same.
@@ -98,6 +145,9 @@ Result<void> WorkloadControl::LockGpus(const StopLimits& limits) {
       if (std::find(gpu_processes_.begin(), gpu_processes_.end(), pid) == gpu_processes_.end()) fresh.push_back(pid);
     }
     if (fresh.empty()) return Ok();
+    GPUMIG_TRY(MakeDirectories(QuiescedFile(workload_, site_).parent_path()));
+    GPUMIG_TRY(OpenFile(QuiescedFile(workload_, site_), O_WRONLY | O_CREAT), "note that GPUs are quiesced");
+    GPUMIG_TRY(Hold(fresh));
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
     GPUMIG_TRY(device_->Lock(fresh, std::max(left, std::chrono::milliseconds(1))));
     gpu_processes_.insert(gpu_processes_.end(), fresh.begin(), fresh.end());
@@ -113,15 +163,17 @@ Result<void> WorkloadControl::CaptureDevices(const StopLimits& limits) {
   window.gpu_processes = gpu_processes_;
   window.cgroup = &tree_.cgroup();
   window.limit = limits.freeze;
-  const std::vector<GpuFacts> before = GPUMIG_TRY(device_->Gpus());
+  const Result<std::vector<GpuFacts>> before = device_->Gpus();
   GPUMIG_TRY(InDriverWindow(*device_, window, [&]() -> Result<void> {
+    GPUMIG_TRY(Hold(window.processes));  // From here on none of them runs, so none ends by itself.
     device_bytes_ = GPUMIG_TRY(device_->Checkpoint(gpu_processes_));
     return Ok();
   }));
   // What a GPU must have free to take its part: what became free on the GPU that gave it.
+  if (!before) return before.error();
   gpus_ = GPUMIG_TRY(device_->Gpus());
-  for (std::size_t i = 0; i < gpus_.size() && i < before.size(); ++i) {
-    const std::uint64_t given_up = gpus_[i].free_bytes - std::min(gpus_[i].free_bytes, before[i].free_bytes);
+  for (std::size_t i = 0; i < gpus_.size() && i < before->size(); ++i) {
+    const std::uint64_t given_up = gpus_[i].free_bytes - std::min(gpus_[i].free_bytes, (*before)[i].free_bytes);
     gpus_[i].free_bytes = gpus_[i].total_bytes - std::min(given_up, gpus_[i].total_bytes);
   }
   return Ok();
@@ -159,6 +211,7 @@ Result<MemoryMap> WorkloadControl::Dump(const std::filesystem::path& images, Hos
       error.WithNextStep(fmt::format("CRIU's log is kept in {}", log.string()));
     return error;
   }
+  GPUMIG_TRY(CheckNoneIsGone());
   GPUMIG_TRY(CarryOutput(images));
   return dumped;
 }
@@ -184,18 +237,20 @@ bool WorkloadControl::HasEnded() const {
 }
 
 Result<void> WorkloadControl::Resume() {
+  const auto nothing_is_left = [&] { return HasEnded() && !std::filesystem::exists(tree_.cgroup().path()); };
+  if (nothing_is_left()) return Ok();
   // A CRIU that an earlier agent started goes on without it for a while, and freezes the tree again when it ends.
   const Cgroup criu_cgroup = GPUMIG_TRY(Cgroup::Create(CgroupBaseOf(workload_, site_) + "/criu"));
   GPUMIG_TRY(criu_cgroup.AwaitEmpty(kCriuEndLimit), "wait for CRIU to end");
+  for (const pid_t gone : GoneOfHeld()) vanished_.push_back(gone);
+  held_.clear();
+  Result<void> resumed = ResumeGpus();
   // What is left of a workload that has ended is not a workload, but it may be frozen in our cgroup.
-  if (HasEnded()) {
-    GPUMIG_TRY(tree_.Thaw());
-    return PutBack();
-  }
-  const Result<std::vector<pid_t>> processes = tree_.Processes();
-  if (!processes) return processes.error();
-  GPUMIG_TRY(ResumeGpus(*processes), "resume {}", workload_.name);
-  GPUMIG_TRY(tree_.Thaw(), "resume {}", workload_.name);
+  if (!resumed && !HasEnded()) return resumed.error().AddContext(fmt::format("resume {}", workload_.name));
+  const Result<void> thawed = tree_.Thaw();
+  if (!thawed && !nothing_is_left()) return Error(thawed.error()).AddContext(fmt::format("resume {}", workload_.name));
+  std::error_code ignored;
+  std::filesystem::remove(QuiescedFile(workload_, site_), ignored);
   return PutBack();
 }
 
@@ -203,18 +258,51 @@ Result<void> WorkloadControl::Resume() {
 Result<void> WorkloadControl::PutBack() {
   if (workload_.is_ours()) return Ok();
   GPUMIG_TRY(tree_.Release());
+  // Where it came from only that process knew which took it here; if that one was killed, it stays.
+  if (!GPUMIG_TRY(tree_.cgroup().Processes()).empty()) return Ok();
   Cgroup all = GPUMIG_TRY(Cgroup::Create(CgroupBaseOf(workload_, site_)));
   return all.Remove();
 }
 
-Result<void> WorkloadControl::ResumeGpus(const std::vector<pid_t>& processes) {
+// A call that another process made of the driver before it was killed may end only now, and processes may end at any
+// time: then what was found out a moment ago is wrong, and is looked up again.
+Result<void> WorkloadControl::ResumeGpus() {
+  Result<void> resumed;
+  for (int round = 0; round < kMostResumeRounds; ++round) {
+    const std::vector<pid_t> processes = GPUMIG_TRY(tree_.cgroup().Processes());
+    if (processes.empty()) return Ok();
+    resumed = TryToResumeGpus(processes);
+    if (resumed) return resumed;
+    const ErrorCode code = resumed.error().code();
+    const bool may_pass = code == ErrorCode::kFailedPrecondition || code == ErrorCode::kNotFound ||
+                          code == ErrorCode::kUnavailable || code == ErrorCode::kIo;
+    if (!may_pass) break;
+  }
+  return resumed;
+}
+
+Result<void> WorkloadControl::TryToResumeGpus(const std::vector<pid_t>& processes) {
+  std::error_code ignored;
+  if (device_->Describe().empty() && std::filesystem::exists(QuiescedFile(workload_, site_), ignored)) {
+    const std::string why_lost = GPUMIG_TRY(ReadTextFile(QuiescedFile(workload_, site_)));
+    if (!why_lost.empty()) return MakeError(ErrorCode::kLost, "{}", why_lost).WithNextStep(kAfterLoss);
+    Result<void> refused = device_->Unlock(processes);
+    if (!refused) {
+      return std::move(refused).error().WithNextStep("its GPUs were quiesced and wait for their driver: bring that up");
+    }
+  }
   std::vector<pid_t> checkpointed;
   std::vector<pid_t> locked;
+  std::vector<pid_t> failed;
   for (const pid_t pid : GPUMIG_TRY(device_->GpuProcesses(processes))) {
     const GpuState state = GPUMIG_TRY(device_->State(pid));
-    if (state == GpuState::kFailed) return MakeError(ErrorCode::kLost, "the driver gave up process {}", pid);
+    if (state == GpuState::kFailed) failed.push_back(pid);
     if (state == GpuState::kCheckpointed) checkpointed.push_back(pid);
     if (state == GpuState::kCheckpointed || state == GpuState::kLocked) locked.push_back(pid);
+  }
+  if (!failed.empty()) {
+    return MakeError(ErrorCode::kLost, "the driver gave up process {}", fmt::join(failed, ", "))
+        .WithNextStep(kAfterLoss);
   }
   if (locked.empty()) return Ok();
   DriverWindow window;
@@ -229,10 +317,23 @@ Result<void> WorkloadControl::ResumeGpus(const std::vector<pid_t>& processes) {
   });
 }
 
+std::string WorkloadControl::WhyItStands(const Workload& workload, const Site& site) {
+  const Result<std::filesystem::path> root = CgroupRoot();
+  const Result<Cgroup> tree =
+      root ? Cgroup::Open(*root / CgroupBaseOf(workload, site) / "tree") : Result<Cgroup>(root.error());
+  const Result<bool> frozen = tree ? tree->IsFrozen() : Result<bool>(tree.error());
+  const Result<std::string> quiesced = ReadTextFile(QuiescedFile(workload, site));
+  if (quiesced && !quiesced->empty()) return "its GPU state has failed";
+  if (frozen && *frozen) return "it stands frozen";
+  return quiesced ? "its GPUs are quiesced" : "";
+}
+
 Result<void> WorkloadControl::Destroy(const Workload& workload, const Site& site) {
   Cgroup all = GPUMIG_TRY(Cgroup::Create(CgroupBaseOf(workload, site)));
   GPUMIG_TRY(all.Kill(kKillLimit), "end {}", workload.name);
   GPUMIG_TRY(all.Remove());
+  std::error_code ignored;
+  std::filesystem::remove(QuiescedFile(workload, site), ignored);
   if (workload.is_ours()) WorkloadRegistry(site).Remove(workload.name);
   return Ok();
 }
