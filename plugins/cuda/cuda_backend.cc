@@ -6,6 +6,7 @@
 
 #include "core/base/check.h"
 #include "plugins/cuda/cuda_error.h"
+#include "plugins/cuda/cuda_regions.h"
 #include "plugins/cuda/cuda_uuid.h"
 
 namespace gpumig {
@@ -139,12 +140,17 @@ Result<void> CudaBackend::Checkpoint(pid_t process) {
   return Checked(cuda_.checkpoint_checkpoint(process, &arguments), "cuCheckpointProcessCheckpoint");
 }
 
-Result<void> CudaBackend::Restore(pid_t process, std::span<const GpuPair> map) {
+Result<std::vector<cuda_abi::CUcheckpointGpuPair>> CudaBackend::Pairs(std::span<const GpuPair> map) {
   std::vector<cuda_abi::CUcheckpointGpuPair> pairs;
-  const bool in_place = std::ranges::all_of(map, [](const GpuPair& pair) { return pair.old_uuid == pair.new_uuid; });
   for (const GpuPair& pair : map) {
     pairs.push_back({GPUMIG_TRY(ParseCudaUuid(pair.old_uuid)), GPUMIG_TRY(ParseCudaUuid(pair.new_uuid))});
   }
+  return pairs;
+}
+
+Result<void> CudaBackend::Restore(pid_t process, std::span<const GpuPair> map) {
+  std::vector<cuda_abi::CUcheckpointGpuPair> pairs = GPUMIG_TRY(Pairs(map));
+  const bool in_place = std::ranges::all_of(map, [](const GpuPair& pair) { return pair.old_uuid == pair.new_uuid; });
   cuda_abi::CUcheckpointRestoreArgs arguments{};
   if (library_.version() >= kGpuPairsVersion) {
     arguments.gpuPairs = pairs.data();
@@ -173,6 +179,38 @@ Result<pid_t> CudaBackend::RestoreThread(pid_t process) {
   GPUMIG_TRY(
       Checked(cuda_.checkpoint_get_restore_thread_id(process, &thread), "cuCheckpointProcessGetRestoreThreadId"));
   return thread;
+}
+
+Result<void> CudaBackend::CheckLends() const {
+  const bool lends = cuda_.checkpoint_operation_complete != nullptr && cuda_.copy_to_host != nullptr &&
+                     cuda_.copy_to_device != nullptr && cuda_.stream_synchronize != nullptr;
+  if (lends) return Ok();
+  return MakeError(ErrorCode::kUnsupported,
+                   "this driver ({}.{}) does not lend device memory of other processes; CUDA 13.4 does",
+                   library_.version() / 1000, library_.version() % 1000 / 10);
+}
+
+Result<std::unique_ptr<DeviceRegions>> CudaBackend::BeginCapture(pid_t process) {
+  GPUMIG_TRY(CheckLends());
+  HeldContexts contexts = GPUMIG_TRY(HeldContexts::Retain(cuda_));
+  cuda_abi::CUcheckpointCustomStorageInfo* info = nullptr;
+  cuda_abi::CUcheckpointCheckpointArgs arguments{};
+  arguments.customStorageInfo_out = &info;
+  GPUMIG_TRY(Checked(cuda_.checkpoint_checkpoint(process, &arguments), "cuCheckpointProcessCheckpoint"));
+  return std::unique_ptr<DeviceRegions>(std::make_unique<CudaRegions>(cuda_, std::move(contexts), *info));
+}
+
+Result<std::unique_ptr<DeviceRegions>> CudaBackend::BeginRestore(pid_t process, std::span<const GpuPair> map) {
+  GPUMIG_TRY(CheckLends());
+  HeldContexts contexts = GPUMIG_TRY(HeldContexts::Retain(cuda_));
+  std::vector<cuda_abi::CUcheckpointGpuPair> pairs = GPUMIG_TRY(Pairs(map));
+  cuda_abi::CUcheckpointCustomStorageInfo* info = nullptr;
+  cuda_abi::CUcheckpointRestoreArgs arguments{};
+  arguments.gpuPairs = pairs.data();
+  arguments.gpuPairsCount = static_cast<unsigned>(pairs.size());
+  arguments.customStorageInfo_out = &info;
+  GPUMIG_TRY(Checked(cuda_.checkpoint_restore(process, &arguments), "cuCheckpointProcessRestore"));
+  return std::unique_ptr<DeviceRegions>(std::make_unique<CudaRegions>(cuda_, std::move(contexts), *info));
 }
 
 }  // namespace gpumig

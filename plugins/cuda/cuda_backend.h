@@ -4,12 +4,13 @@
 #include <memory>
 
 #include "device_state/device_backend.h"
+#include "device_state/device_regions.h"
 #include "plugins/cuda/cuda_library.h"
 #include "plugins/cuda/nvml.h"
 
 namespace gpumig {
 
-class CudaBackend : public DeviceBackend {
+class CudaBackend : public DeviceBackend, public DeviceRegionBackend {
  public:
   // `nvml` may be null; then free memory is asked of the driver, in a context that lives for the question only.
   CudaBackend(CudaLibrary library, std::unique_ptr<NvmlMemory> nvml);
@@ -26,9 +27,15 @@ class CudaBackend : public DeviceBackend {
   Result<void> Unlock(pid_t process) override;
   Result<pid_t> RestoreThread(pid_t process) override;
 
+  // Regions by custom storage: CUDA 13.4. Our own contexts on all GPUs are held meanwhile.
+  Result<std::unique_ptr<DeviceRegions>> BeginCapture(pid_t process) override;
+  Result<std::unique_ptr<DeviceRegions>> BeginRestore(pid_t process, std::span<const GpuPair> map) override;
+
  private:
   Result<GpuFacts> Facts(int ordinal);
   Result<std::uint64_t> FreeBytes(const std::string& uuid, cuda_abi::CUdevice device);
+  static Result<std::vector<cuda_abi::CUcheckpointGpuPair>> Pairs(std::span<const GpuPair> map);
+  Result<void> CheckLends() const;
   Result<void> Checked(cuda_abi::CUresult result, std::string_view call) const;
 
   const CudaLibrary library_;

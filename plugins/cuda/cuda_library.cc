@@ -20,6 +20,9 @@ using GetProcAddress = CUresult (*)(const char* symbol, void** address, int vers
 // The first driver that captures processes. Source: cuda.h 12.8, PFN_cuCheckpointProcessLock_v12080.
 constexpr int kCheckpointVersion = 12080;
 
+// The first that lends device memory of other processes. Source: cuda.h 13.4, cuCheckpointOperationComplete.
+constexpr int kLendingVersion = 13040;
+
 // Looks functions up until one is missing.
 class Resolver {
  public:
@@ -104,6 +107,10 @@ Result<void> CudaLibrary::LookUp() {
   resolver.Find(f.checkpoint_unlock, "cuCheckpointProcessUnlock", kCheckpointVersion);
   resolver.Find(f.checkpoint_get_state, "cuCheckpointProcessGetState", kCheckpointVersion);
   resolver.Find(f.checkpoint_get_restore_thread_id, "cuCheckpointProcessGetRestoreThreadId", kCheckpointVersion);
+  resolver.FindOptional(f.checkpoint_operation_complete, "cuCheckpointOperationComplete", kLendingVersion);
+  resolver.FindOptional(f.copy_to_host, "cuMemcpyDtoHAsync", 3020);
+  resolver.FindOptional(f.copy_to_device, "cuMemcpyHtoDAsync", 3020);
+  resolver.FindOptional(f.stream_synchronize, "cuStreamSynchronize", 2000);
   if (void* extension = dlsym(handle_.get(), "softgpuProcessMemory"); extension != nullptr) {
     std::memcpy(&f.process_memory, &extension, sizeof(extension));
   }

@@ -35,6 +35,11 @@ struct CudaFunctions {
   CUresult (*checkpoint_unlock)(int pid, cuda_abi::CUcheckpointUnlockArgs*) = nullptr;
   CUresult (*checkpoint_get_state)(int pid, cuda_abi::CUprocessState*) = nullptr;
   CUresult (*checkpoint_get_restore_thread_id)(int pid, int* tid) = nullptr;
+  // Of drivers that lend device memory of other processes (CUDA 13.4), else null.
+  CUresult (*checkpoint_operation_complete)(cuda_abi::CUcheckpointOperationHandle) = nullptr;
+  CUresult (*copy_to_host)(void* to, cuda_abi::CUdeviceptr from, std::size_t bytes, cuda_abi::CUstream) = nullptr;
+  CUresult (*copy_to_device)(cuda_abi::CUdeviceptr to, const void* from, std::size_t, cuda_abi::CUstream) = nullptr;
+  CUresult (*stream_synchronize)(cuda_abi::CUstream) = nullptr;
   // Of the software GPU only, else null: the driver interface has no such question.
   CUresult (*process_memory)(int pid, unsigned long long* bytes) = nullptr;
 };
