@@ -114,6 +114,35 @@ Result<void> PackChunkStore::Clear() {
   return Ok();
 }
 
+Result<std::uint64_t> PackChunkStore::Trim() {
+  const std::lock_guard lock(state_->mutex);
+  // Where a file ends, what is allocated beyond is given back too.
+  if (ftruncate(state_->write.get(), static_cast<off_t>(state_->end)) != 0)
+    return Error::FromErrno(errno, fmt::format("shorten {}", state_->path.string()));
+  struct stat index{};
+  if (fstat(state_->index.get(), &index) != 0) return Error::FromErrno(errno, "fstat");
+  return state_->end + static_cast<std::uint64_t>(index.st_size);
+}
+
+Result<void> PackChunkStore::MoveTo(const std::filesystem::path& directory) {
+  const std::lock_guard lock(state_->mutex);
+  state_->entries.clear();
+  state_->end = 0;
+  const std::filesystem::path from = state_->path.parent_path();
+  for (const char* name : {kPackFile, kIndexFile}) {
+    if (rename((from / name).c_str(), (directory / name).c_str()) != 0)
+      return Error::FromErrno(errno, fmt::format("move {} to {}", (from / name).string(), directory.string()));
+  }
+  const PackChunkStore fresh = GPUMIG_TRY(Open(from));
+  // Under the same numbers, which somebody may be about to read or write.
+  for (const auto& [ours, theirs] : {std::pair(&state_->write, &fresh.state_->write),
+                                     std::pair(&state_->read, &fresh.state_->read),
+                                     std::pair(&state_->index, &fresh.state_->index)}) {
+    if (dup3(theirs->get(), ours->get(), O_CLOEXEC) < 0) return Error::FromErrno(errno, "dup3");
+  }
+  return Ok();
+}
+
 Result<PackChunkStore::Entry> PackChunkStore::Find(const Digest& digest) const {
   const std::lock_guard lock(state_->mutex);
   const auto found = state_->entries.find(digest);

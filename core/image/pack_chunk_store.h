@@ -33,6 +33,13 @@ class PackChunkStore : public ChunkStore {
   // Forgets all chunks and gives their room on the disk back at once, though the files stay open.
   Result<void> Clear();
 
+  // Gives back what Reserve() took and Put() did not need. How many bytes the store's files have then.
+  Result<std::uint64_t> Trim();
+
+  // Its files go into `directory`, which is on the same file system and holds none, and this one is empty afterwards, as
+  // after Clear().
+  Result<void> MoveTo(const std::filesystem::path& directory);
+
   Result<bool> Has(const Digest& digest) const override;
   Result<void> Put(const Digest& digest, std::span<const std::byte> encoded) override;
   Result<std::vector<std::byte>> Get(const Digest& digest) const override;
