@@ -17,6 +17,10 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kMaxDamagedCopies = 3;
 constexpr int kMaxRounds = 5;
+// Asked about at once. A peer may fetch what it is asked for from a cache before it answers, so an answer must not stand
+// for more than it can fetch in some seconds; and what is lacking of it is sent while the next is asked.
+constexpr std::size_t kDigestsPerQuestion = 128;
+static_assert(kDigestsPerQuestion <= kMaxDigestsPerRequest);
 
 bool MayPass(ErrorCode code) {
   return code == ErrorCode::kUnavailable || code == ErrorCode::kDeadlineExceeded || code == ErrorCode::kDamaged;
@@ -50,15 +54,16 @@ class ChunkSender {
     report.chunk_count = lacking.size();
     progress_.chunk_count = lacking.size();
     for (int round = 0;; ++round) {
-      lacking = GPUMIG_TRY(LackingOf(client, lacking, stop));
-      if (round == 0) report.chunks_there_before = report.chunk_count - lacking.size();
-      progress_.chunks_there = report.chunk_count - lacking.size();
       if (lacking.empty()) break;
+      progress_.chunks_there = report.chunk_count - lacking.size();
       if (round == kMaxRounds) {
+        lacking = GPUMIG_TRY(LackingOf(client, lacking, stop, [](std::size_t) { return true; }));
+        if (lacking.empty()) break;
         return MakeError(ErrorCode::kInternal, "{} took {} chunks {} times and lacks them still", peer_.ToString(),
                          lacking.size(), kMaxRounds);
       }
-      GPUMIG_TRY(SendRound(lacking, stop));
+      lacking = GPUMIG_TRY(SendRound(client, lacking, stop));
+      if (round == 0) report.chunks_there_before = report.chunk_count - lacking.size();
     }
     report.chunks_sent = sent_count_;
     report.retry_count = progress_.retry_count;
@@ -80,11 +85,13 @@ class ChunkSender {
     return indexes;
   }
 
+  // Those of `indexes` that are lacking; each is given to `found` as soon as that is known, until that says no.
   Result<std::vector<std::size_t>> LackingOf(HttpClient& client, const std::vector<std::size_t>& indexes,
-                                             const std::stop_token& stop) {
+                                             const std::stop_token& stop,
+                                             const std::function<bool(std::size_t)>& found) {
     std::vector<std::size_t> lacking;
-    for (std::size_t begin = 0; begin < indexes.size(); begin += kMaxDigestsPerRequest) {
-      const auto batch = std::span(indexes).subspan(begin, std::min(kMaxDigestsPerRequest, indexes.size() - begin));
+    for (std::size_t begin = 0; begin < indexes.size(); begin += kDigestsPerQuestion) {
+      const auto batch = std::span(indexes).subspan(begin, std::min(kDigestsPerQuestion, indexes.size() - begin));
       std::vector<bool> bits;
       const auto ask = [&]() -> Result<void> {
         bits = GPUMIG_TRY(AskLacking(client, batch, stop));
@@ -92,7 +99,12 @@ class ChunkSender {
       };
       GPUMIG_TRY(UntilItPasses(ask, stop));
       for (std::size_t i = 0; i < batch.size(); ++i) {
-        if (bits[i]) lacking.push_back(batch[i]);
+        if (!bits[i]) {
+          ++progress_.chunks_there;
+          continue;
+        }
+        lacking.push_back(batch[i]);
+        if (!found(batch[i])) return lacking;
       }
     }
     return lacking;
@@ -109,16 +121,27 @@ class ChunkSender {
     return DecodeBitmap(reply.body, wanted.size());
   }
 
-  // encoders -> [encoded] -> senders. One encoded chunk per sender waits, so that none idles while another is encoded.
-  Result<void> SendRound(const std::vector<std::size_t>& indexes, const std::stop_token& stop) {
+  // asker -> [lacking] -> encoders -> [encoded] -> senders. One encoded chunk per sender waits, so that none idles while
+  // another is encoded. Gives those of `indexes` that were lacking.
+  Result<std::vector<std::size_t>> SendRound(HttpClient& client, const std::vector<std::size_t>& indexes,
+                                             const std::stop_token& stop) {
+    BoundedQueue<std::size_t> lacking(2 * kDigestsPerQuestion);
     BoundedQueue<EncodedChunk> encoded(options_.connection_count);
-    std::atomic<std::size_t> next{0};
     std::atomic<std::size_t> encoders_left{options_.encoder_count};
+    std::vector<std::size_t> were_lacking;
     WorkerGroup workers;
     const std::stop_callback stop_workers(stop, [&] { workers.RequestStop(); });
+    workers.Start([&](const std::stop_token& group_stop) -> Result<void> {
+      const auto found = [&](std::size_t index) { return lacking.Push(index, group_stop); };
+      Result<std::vector<std::size_t>> asked = LackingOf(client, indexes, group_stop, found);
+      lacking.Close();
+      if (!asked) return asked.error();
+      were_lacking = *std::move(asked);
+      return Ok();
+    });
     for (std::size_t i = 0; i < options_.encoder_count; ++i) {
       workers.Start([&](const std::stop_token& group_stop) -> Result<void> {
-        Result<void> done = EncodeAll(indexes, next, encoded, group_stop);
+        Result<void> done = EncodeAll(lacking, encoded, group_stop);
         if (--encoders_left == 0) encoded.Close();
         return done;
       });
@@ -129,18 +152,19 @@ class ChunkSender {
     Result<void> joined = workers.Join();
     if (stop.stop_requested())
       return MakeError(ErrorCode::kCancelled, "send chunks to {}: cancelled", peer_.ToString());
-    return joined;
+    if (!joined) return joined.error();
+    return were_lacking;
   }
 
-  Result<void> EncodeAll(const std::vector<std::size_t>& indexes, std::atomic<std::size_t>& next,
-                         BoundedQueue<EncodedChunk>& encoded, const std::stop_token& stop) {
-    for (std::size_t i = next++; i < indexes.size() && !stop.stop_requested(); i = next++) {
-      ByteBuffer bytes = GPUMIG_TRY(encode_(indexes[i]), "encode chunk {}", NameOf(indexes[i]));
+  Result<void> EncodeAll(BoundedQueue<std::size_t>& lacking, BoundedQueue<EncodedChunk>& encoded,
+                         const std::stop_token& stop) {
+    while (const std::optional<std::size_t> index = lacking.Pop(stop)) {
+      ByteBuffer bytes = GPUMIG_TRY(encode_(*index), "encode chunk {}", NameOf(*index));
       if (bytes.size() > kMaxChunkBodyBytes) {
         return MakeError(ErrorCode::kInvalidArgument, "chunk {} has {} bytes encoded; at most {} can be sent",
-                         NameOf(indexes[i]), bytes.size(), kMaxChunkBodyBytes);
+                         NameOf(*index), bytes.size(), kMaxChunkBodyBytes);
       }
-      if (!encoded.Push({indexes[i], std::move(bytes)}, stop)) break;
+      if (!encoded.Push({*index, std::move(bytes)}, stop)) break;
     }
     return Ok();
   }
