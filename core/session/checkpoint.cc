@@ -68,10 +68,11 @@ Result<CheckpointReport> CaptureInto(const SessionContext& context, const Checkp
   options.source.unwritten = GPUMIG_TRY(MemoryAsFiles(dumped, GPUMIG_TRY(control.tree().Processes())));
   CheckpointReport report;
   for (const UnwrittenFile& file : options.source.unwritten) report.direct_bytes += file.bytes;
+  std::optional<StagingDirectory> copies;
   if (request.leave_running) {
     timeline.Begin("copy_memory");
-    GPUMIG_TRY(WriteFiles(options.source.unwritten, staging.path(), ParallelWith(progress, "copying memory")));
-    options.source.unwritten.clear();
+    copies.emplace(GPUMIG_TRY(StagingDirectory::Create(context.site, StagingDirectory::Use::kDump)));
+    GPUMIG_TRY(WriteFiles(options.source.unwritten, copies->path(), ParallelWith(progress, "copying memory")));
     timeline.Begin("thaw");
     GPUMIG_TRY(control.Resume());
     timeline.End();

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <memory>
 
 #include "core/base/check.h"
 #include "core/base/file.h"
@@ -86,11 +87,13 @@ Result<std::vector<UnwrittenFile>> MemoryAsFiles(const MemoryMap& map, const std
   return files;
 }
 
-Result<void> WriteFiles(const std::vector<UnwrittenFile>& files, const std::filesystem::path& directory,
+Result<void> WriteFiles(std::vector<UnwrittenFile>& files, const std::filesystem::path& directory,
                         const ParallelOptions& options) {
-  for (const UnwrittenFile& file : files) {
-    const UniqueFd fd = GPUMIG_TRY(OpenFile(directory / file.name, O_WRONLY | O_CREAT | O_EXCL, 0600));
-    if (ftruncate(fd.get(), static_cast<off_t>(file.bytes)) != 0)
+  for (UnwrittenFile& file : files) {
+    // With whoever reads it later.
+    const auto fd = std::make_shared<UniqueFd>(
+        GPUMIG_TRY(OpenFile(directory / file.name, O_RDWR | O_CREAT | O_EXCL, 0600)));
+    if (ftruncate(fd->get(), static_cast<off_t>(file.bytes)) != 0)
       return Error::FromErrno(errno, fmt::format("make {} {} bytes long", file.name, file.bytes));
     const std::size_t count = (file.bytes + kMaxChunkBytes - 1) / kMaxChunkBytes;
     const auto make_worker = [&]() -> PieceWork {
@@ -98,11 +101,12 @@ Result<void> WriteFiles(const std::vector<UnwrittenFile>& files, const std::file
         const std::uint64_t offset = i * kMaxChunkBytes;
         buffer.resize(std::min<std::uint64_t>(kMaxChunkBytes, file.bytes - offset));
         GPUMIG_TRY(file.read(offset, buffer));
-        if (!IsAllZero(buffer)) GPUMIG_TRY(WriteAllAt(fd.get(), buffer, offset));
+        if (!IsAllZero(buffer)) GPUMIG_TRY(WriteAllAt(fd->get(), buffer, offset));
         return buffer.size();
       };
     };
     GPUMIG_TRY(ParallelFor(count, file.bytes, options, make_worker), "copy {}", file.name);
+    file.read = [fd](std::uint64_t offset, std::span<std::byte> into) { return ReadExactlyAt(fd->get(), into, offset); };
   }
   return Ok();
 }

@@ -27,8 +27,8 @@ Result<MemoryMap> ReadMemoryMap(const std::filesystem::path& images);
 // Errors: kNotFound, one that `map` names is not among them.
 Result<std::vector<UnwrittenFile>> MemoryAsFiles(const MemoryMap& map, const std::vector<pid_t>& processes);
 
-// Makes files of them in `directory`, so that the processes may run again.
-Result<void> WriteFiles(const std::vector<UnwrittenFile>& files, const std::filesystem::path& directory,
+// Makes files of them in `directory`, and reads them from there from then on, so that the processes may run again.
+Result<void> WriteFiles(std::vector<UnwrittenFile>& files, const std::filesystem::path& directory,
                         const ParallelOptions& options);
 
 bool IsMemoryFile(const ManifestFile& file);

@@ -3,7 +3,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
+#include <iterator>
+#include <set>
 
 #include "core/host/process.h"
 #include "tests/core/image/image_fixture.h"
@@ -50,7 +53,7 @@ class HostMemoryTest : public ImageFixture {
 TEST_F(HostMemoryTest, MemoryIsReadAsAFileAndWrittenBackAsOne) {
   const Bytes content = Random(2 * kHalf, 1);
   Fill(content);
-  const auto files = MemoryAsFiles(map_, {getpid()});
+  auto files = MemoryAsFiles(map_, {getpid()});
   ASSERT_THAT(files, IsOk());
   ASSERT_EQ(files->size(), 1u);
   EXPECT_EQ(files->front().name, name_);
@@ -64,6 +67,39 @@ TEST_F(HostMemoryTest, MemoryIsReadAsAFileAndWrittenBackAsOne) {
   ASSERT_THAT(fill->Place(manifest.files[0], 0, std::span(content).first(kHalf + 100)), IsOk());
   ASSERT_THAT(fill->Place(manifest.files[0], kHalf + 100, std::span(content).subspan(kHalf + 100)), IsOk());
   EXPECT_EQ(Content(), content);
+}
+
+// Else a heap that grew by a page would make every chunk behind it a new one.
+TEST_F(HostMemoryTest, PagesThatComeChangeOnlyTheChunksAroundThem) {
+  constexpr std::size_t kBig = 40 << 20;
+  auto* memory = static_cast<std::byte*>(mmap(nullptr, kBig, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  ASSERT_NE(memory, MAP_FAILED);
+  const Bytes content = Random(kBig, 7);
+  std::memcpy(memory, content.data(), kBig);
+  const std::uint64_t begin = reinterpret_cast<std::uintptr_t>(memory);
+  const pid_t inner = NamespacePids(getpid())->back();
+  const auto digests_of = [&](std::vector<MemoryRange> ranges) {
+    MemoryMap map;
+    map.processes.emplace_back(inner, std::move(ranges));
+    SourceOptions options;
+    auto files = MemoryAsFiles(map, {getpid()});
+    EXPECT_THAT(files, IsOk());
+    options.unwritten = *std::move(files);
+    const auto image = BuildManifest(source(), options);
+    EXPECT_THAT(image, IsOk());
+    std::set<Digest> digests;
+    for (const ManifestChunk& chunk : image->manifest().chunks) digests.insert(chunk.digest);
+    return digests;
+  };
+  const std::uint64_t hole = begin + 20 * (std::uint64_t{1} << 20);
+  const std::set<Digest> before = digests_of({{begin + 8 * kPageBytes, hole - begin - 8 * kPageBytes},
+                                              {hole + kPageBytes, begin + kBig - hole - kPageBytes}});
+  const std::set<Digest> after = digests_of({{begin, kBig}});
+  EXPECT_GE(after.size(), kBig / kMaxChunkBytes);
+  std::vector<Digest> changed;
+  std::ranges::set_difference(after, before, std::back_inserter(changed));
+  EXPECT_LE(changed.size(), 3u) << "those at the begin and that with the hole";
+  munmap(memory, kBig);
 }
 
 TEST_F(HostMemoryTest, AMapThatDoesNotFitIsDamaged) {
