@@ -70,7 +70,7 @@ CommandOutcome Report(const Json& report) {
   CommandOutcome outcome;
   for (const char* key :
        {"migration", "name", "source", "target", "downtime_ms", "downtime_parts_ms", "target_parts_ms", "total_ms",
-        "host_bytes", "device_bytes", "direct_bytes", "sent_bytes", "device_path", "live"}) {
+        "host_bytes", "device_bytes", "direct_bytes", "sent_bytes", "known_bytes", "device_path", "live"}) {
     if (report.contains(key)) outcome.json[key] = report[key];
   }
   outcome.json["bytes_sent"] = report.value("sent_bytes", std::uint64_t{0});
@@ -82,10 +82,11 @@ CommandOutcome Report(const Json& report) {
         fmt::format("{} runs on {}; it stood still for {:.1f} ms:\n", report.value("name", ""),
                     report.value("target", ""), report.value("downtime_ms", 0.0)) +
         PartsText(report["downtime_parts_ms"]) +
-        fmt::format("{} host, {} device, {} sent, {:.1f} ms in all\n",
+        fmt::format("{} host, {} device, {} sent, {} known there already, {:.1f} ms in all\n",
                     HumanBytes(report.value("host_bytes", std::uint64_t{0})),
                     HumanBytes(report.value("device_bytes", std::uint64_t{0})),
-                    HumanBytes(report.value("sent_bytes", std::uint64_t{0})), report.value("total_ms", 0.0)) +
+                    HumanBytes(report.value("sent_bytes", std::uint64_t{0})),
+                    HumanBytes(report.value("known_bytes", std::uint64_t{0})), report.value("total_ms", 0.0)) +
         LiveText(report);
     return outcome;
   }

@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/agent_commands.h"
+#include "cli/cache_commands.h"
 #include "cli/local_commands.h"
 #include "core/base/log.h"
 
@@ -101,6 +102,22 @@ void AddCertificateCommands(CLI::App& app, Command& chosen) {
   sub->add_option("--seconds", issue->seconds, "How long it is valid, for trying out what an expired one does");
 }
 
+void AddCacheCommands(CLI::App& app, Command& chosen) {
+  CLI::App* cache = app.add_subcommand("cache", "What this node has already of workloads that may come");
+  cache->require_subcommand(1);
+  cache->fallthrough();
+  auto paths = std::make_shared<std::vector<std::string>>();
+  CLI::App* sub = AddCommand(*cache, chosen, "add", "Note which chunks files or images hold; they are not copied",
+                             [paths] { return AddToCache(*paths); });
+  sub->add_option("paths", *paths, "Files, or directories of images")->required();
+  AddCommand(*cache, chosen, "list", "What was added, and what was kept of workloads that came",
+             [] { return ListCache(); });
+  auto names = std::make_shared<std::vector<std::string>>();
+  sub = AddCommand(*cache, chosen, "remove", "Forget what was added, delete what was kept",
+                   [names] { return RemoveFromCache(*names); });
+  sub->add_option("names", *names, "Ids or paths, as `cache list` shows them")->required();
+}
+
 void AddAgentCommands(CLI::App& app, Command& chosen) {
   auto migrate = std::make_shared<MigrateArguments>();
   CLI::App* sub =
@@ -133,6 +150,7 @@ int Main(int argc, char** argv) {
   Command chosen;
   AddLocalCommands(app, chosen);
   AddCertificateCommands(app, chosen);
+  AddCacheCommands(app, chosen);
   AddAgentCommands(app, chosen);
   try {
     app.parse(argc, argv);

@@ -74,14 +74,27 @@ Result<void> ReadSending(const toml::table& root, AgentConfig& config) {
   return Ok();
 }
 
+Result<void> ReadCache(const toml::table& root, CacheLimits& limits) {
+  for (const auto& [key, setting] : {std::pair("cache_bytes", &limits.kept_bytes),
+                                     std::pair("cache_reserve_bytes", &limits.reserve_bytes)}) {
+    if (!root.contains(key)) continue;
+    const std::optional<std::int64_t> bytes = root[key].value<std::int64_t>();
+    if (!bytes || *bytes < 0) return Wrong(key, "a number of bytes, 0 or more");
+    *setting = static_cast<std::uint64_t>(*bytes);
+  }
+  return Ok();
+}
+
 Result<AgentConfig> Read(const toml::table& root) {
-  GPUMIG_TRY(CheckKeys(root, "", {"node", "listen", "identity", "directories", "peers", "sending"}));
+  GPUMIG_TRY(CheckKeys(root, "", {"node", "listen", "identity", "cache_bytes", "cache_reserve_bytes",
+                               "directories", "peers", "sending"}));
   AgentConfig config;
   config.site = Site::FromEnvironment();
   config.node = GPUMIG_TRY(Text(root, "node"));
   config.listen = GPUMIG_TRY(ParseHostPort(GPUMIG_TRY(Text(root, "listen"))));
   config.identity = GPUMIG_TRY(Text(root, "identity"));
   GPUMIG_TRY(ReadDirectories(root, config.site));
+  GPUMIG_TRY(ReadCache(root, config.cache));
   GPUMIG_TRY(ReadPeers(root, config.peers));
   GPUMIG_TRY(ReadSending(root, config));
   return config;

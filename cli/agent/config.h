@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/base/result.h"
+#include "core/image/chunk_cache.h"
 #include "core/session/site.h"
 
 namespace gpumig {
@@ -32,6 +33,7 @@ struct AgentConfig {
   std::vector<PeerConfig> peers;
   std::string compress = "zstd:1";
   std::uint32_t connections = 4;  // for sending, to one peer
+  CacheLimits cache;
 
   std::filesystem::path socket() const { return site.runtime_directory / "gpumigd.sock"; }
   std::filesystem::path journals() const { return site.state_directory / "journals"; }

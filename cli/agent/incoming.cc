@@ -22,14 +22,15 @@ bool IsClosed(const Journal& journal) {
 class Incoming::Migration : private MigrationObserver {
  public:
   // `image`: what came ahead; null: nothing did.
-  static Result<std::shared_ptr<Migration>> Make(const SessionContext& context, std::unique_ptr<Journal> journal,
+  static Result<std::shared_ptr<Migration>> Make(const SessionContext& context, const CacheLimits& cache,
+                                                 std::unique_ptr<Journal> journal,
                                                  std::shared_ptr<LocalTarget> image = nullptr) {
     auto migration = std::make_shared<Migration>();
     migration->id_ = journal->facts().binding.migration.ToHex();
     migration->source_ = journal->facts().binding.source;
     migration->journal_ = std::move(journal);
     migration->workload_ = std::move(image);
-    if (!migration->workload_) migration->workload_ = GPUMIG_TRY(LocalTarget::Open(context, migration->id_));
+    if (!migration->workload_) migration->workload_ = GPUMIG_TRY(LocalTarget::Open(context, migration->id_, cache));
     migration->target_ = GPUMIG_TRY(
         MigrationTarget::Start(migration->journal_->facts().binding,
                                {*migration->workload_, migration->clock_, *migration->journal_, *migration}));
@@ -99,7 +100,7 @@ Result<void> Incoming::BeginAhead(const std::string& peer, const std::string& mi
       return MakeError(ErrorCode::kResourceExhausted, "memory of {} workloads is coming in already", ahead_.size())
           .WithNextStep("try again in a while, or migrate without --live");
     }
-    std::shared_ptr<LocalTarget> image = GPUMIG_TRY(LocalTarget::Open(context_, migration));
+    std::shared_ptr<LocalTarget> image = GPUMIG_TRY(LocalTarget::Open(context_, migration, config_.cache));
     if (Result<void> taken = image->TakeAhead(host_bytes); !taken) {
       idle.push_back({peer, std::move(image), {}});
       return taken.error().AddContext(fmt::format("node {}", config_.node));
@@ -190,7 +191,8 @@ Result<std::shared_ptr<Incoming::Migration>> Incoming::FindOrMake(const std::str
     image = std::move(ahead->second.image);
     ahead_.erase(ahead);
   }
-  std::shared_ptr<Migration> made = GPUMIG_TRY(Migration::Make(context_, std::move(journal), std::move(image)));
+  std::shared_ptr<Migration> made =
+      GPUMIG_TRY(Migration::Make(context_, config_.cache, std::move(journal), std::move(image)));
   migrations_.emplace(id, made);
   return made;
 }
@@ -210,7 +212,7 @@ Result<void> Incoming::Recover() {
       GPUMIG_TRY(RemoveJournal(config_.journals(), {id, Side::kTarget}));
       continue;
     }
-    std::shared_ptr<Migration> migration = GPUMIG_TRY(Migration::Make(context_, std::move(journal)));
+    std::shared_ptr<Migration> migration = GPUMIG_TRY(Migration::Make(context_, config_.cache, std::move(journal)));
     const std::lock_guard lock(mutex_);
     migrations_.emplace(id.ToHex(), std::move(migration));
   }

@@ -150,8 +150,10 @@ class Outgoing::Migration : private MigrationObserver {
         {"device_path", facts.device_path()},
         {"gpus_at_source", gpus_before_}};
     if (const std::optional<LiveReport>& live = workload_->live_report()) report["live"] = LiveToJson(*live);
-    if (const Result<Json> detail = ParseJson(outcome.detail); detail && detail->is_object())
+    if (const Result<Json> detail = ParseJson(outcome.detail); detail && detail->is_object()) {
       report["at_target"] = *detail;
+      report["known_bytes"] = detail->value("known_bytes", std::uint64_t{0});
+    }
     if (outcome.error) {
       report["error"] = {{"code", ErrorCodeName(outcome.error->code())},
                          {"message", outcome.error->message()},

@@ -8,6 +8,7 @@
 
 #include "core/base/file.h"
 #include "core/base/json.h"
+#include "core/base/log.h"
 #include "core/host/process.h"
 #include "core/image/chunk_codec.h"
 #include "core/image/materialise.h"
@@ -101,11 +102,12 @@ struct LocalTarget::EarlyCopy {
 };
 
 LocalTarget::LocalTarget(SessionContext context, std::filesystem::path directory, std::filesystem::path staging,
-                         PackChunkStore store)
+                         PackChunkStore store, const CacheLimits& cache)
     : context_(std::move(context)),
       directory_(std::move(directory)),
       staging_(std::move(staging)),
-      store_(std::move(store)) {}
+      store_(std::move(store)),
+      cache_(ChunkCache::DirectoryIn(context_.site.state_directory), cache) {}
 
 // A tree that is not whole yet is left as it is, frozen: whoever opens this again removes it.
 LocalTarget::~LocalTarget() {
@@ -113,13 +115,15 @@ LocalTarget::~LocalTarget() {
   if (early_ && early_->thread.joinable()) early_->thread.join();
 }
 
-Result<std::unique_ptr<LocalTarget>> LocalTarget::Open(SessionContext context, const std::string& migration) {
+Result<std::unique_ptr<LocalTarget>> LocalTarget::Open(SessionContext context, const std::string& migration,
+                                                       const CacheLimits& cache) {
   const std::filesystem::path directory = context.site.state_directory / "incoming" / migration;
   GPUMIG_TRY(MakeDirectories(directory / kChunksDirectory));
   PackChunkStore store = GPUMIG_TRY(PackChunkStore::Open(directory / kChunksDirectory));
   const std::filesystem::path staging = context.site.staging_directory / ("gpumig-in-" + migration);
   { const StagingCleaner cleaner(staging); }
-  auto target = std::unique_ptr<LocalTarget>(new LocalTarget(std::move(context), directory, staging, std::move(store)));
+  auto target = std::unique_ptr<LocalTarget>(
+      new LocalTarget(std::move(context), directory, staging, std::move(store), cache));
   GPUMIG_TRY(target->RemovePartialCopy(), "remove what was restored in part");
   if (std::filesystem::exists(directory / kManifestFile)) {
     GPUMIG_TRY(target->Adopt(GPUMIG_TRY(ReadBinaryFile(directory / kManifestFile, kMaxManifestBytes))));
@@ -156,6 +160,9 @@ Result<void> LocalTarget::Adopt(std::span<const std::byte> manifest_bytes) {
     if (!std::ranges::any_of(image->uses.of(i), needs) || !image->for_criu.insert(chunk.digest).second) continue;
     if (!GPUMIG_TRY(store_.Has(chunk.digest))) lacking.insert(chunk.digest);
   }
+  std::vector<Digest> wanted;
+  for (const auto& [digest, chunk] : image->chunks) wanted.push_back(digest);
+  image->cached = cache_.Find(wanted);
   {
     const std::lock_guard lock(mutex_);
     incoming_ = std::move(image);
@@ -212,6 +219,7 @@ Result<void> LocalTarget::PutManifest(std::span<const std::byte> bytes) {
   GPUMIG_TRY(ParseWorkloadFacts(manifest.facts_json));
   // Before the first chunk: a disk that fills up half way costs the workload its downtime for nothing.
   const std::uint64_t bytes_to_store = GPUMIG_TRY(BytesToStore(manifest, store_));
+  cache_.MakeRoom(bytes_to_store);
   GPUMIG_TRY(CheckRoom(directory_, bytes_to_store, "the incoming image"));
   GPUMIG_TRY(store_.Reserve(bytes_to_store), "the incoming image");
   GPUMIG_TRY(CheckRoom(context_.site.staging_directory, BytesWithCriu(manifest), "the restore"));
@@ -221,14 +229,22 @@ Result<void> LocalTarget::PutManifest(std::span<const std::byte> bytes) {
 }
 
 Result<std::vector<bool>> LocalTarget::Lacks(std::span<const Digest> digests) {
+  std::shared_ptr<const Incoming> image;
   {
     const std::lock_guard lock(mutex_);
-    if (incoming_ == nullptr && ahead_ == nullptr)
+    image = incoming_;
+    if (image == nullptr && ahead_ == nullptr)
       return MakeError(ErrorCode::kFailedPrecondition, "chunks were offered before their manifest");
   }
   std::vector<bool> lacks;
   lacks.reserve(digests.size());
   for (const Digest& digest : digests) lacks.push_back(!GPUMIG_TRY(store_.Has(digest)));
+  if (image == nullptr) return lacks;
+  image->cached->Take(digests, lacks, [&](const Digest& digest, std::span<const std::byte> encoded) -> Result<void> {
+    GPUMIG_TRY(PutChunk(digest, encoded));
+    known_bytes_ += image->chunks.at(digest).plain_bytes;
+    return Ok();
+  });
   return lacks;
 }
 
@@ -484,12 +500,16 @@ Result<TargetReport> LocalTarget::Start() {
   }
   Json map = Json::array();
   for (const GpuPair& pair : gpu_map_) map.push_back({{"old", pair.old_uuid}, {"new", pair.new_uuid}});
-  return TargetReport{timeline.parts(), ToText({{"name", workload.name}, {"pid", workload.root}, {"gpu_map", map}})};
+  return TargetReport{timeline.parts(), ToText({{"name", workload.name},
+                                                {"pid", workload.root},
+                                                {"gpu_map", map},
+                                                {"known_bytes", known_bytes_.load()}})};
 }
 
 Result<void> LocalTarget::Discard() {
   GPUMIG_TRY(DropEarlyCopy());
   GPUMIG_TRY(RemovePrepared());
+  known_bytes_ = 0;
   return RemoveImage();
 }
 
@@ -515,8 +535,18 @@ Result<void> LocalTarget::Remove() {
   return Ok();
 }
 
+Result<void> LocalTarget::KeepImage() {
+  if (const std::shared_ptr<const Incoming> image = incoming()) {
+    const WorkloadFacts facts = GPUMIG_TRY(ParseWorkloadFacts(image->manifest.facts_json));
+    GPUMIG_TRY(cache_.Keep(store_, facts.name));
+  }
+  return Ok();
+}
+
 void LocalTarget::DropImage() {
   cleaner_ = std::async(std::launch::async, [this] {
+    if (const Result<void> kept = KeepImage(); !kept)
+      spdlog::warn("cache: an image was not kept: {}", kept.error().message());
     // What cannot be removed now is looked at again when the agent starts anew.
     [[maybe_unused]] const Result<void> removed = RemoveImage();
   });

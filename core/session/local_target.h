@@ -4,6 +4,7 @@
 // crash.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <filesystem>
 #include <future>
@@ -16,6 +17,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "core/image/chunk_cache.h"
 #include "core/image/chunk_uses.h"
 #include "core/image/manifest.h"
 #include "core/image/pack_chunk_store.h"
@@ -37,7 +39,8 @@ class LocalTarget : public TargetWorkload {
  public:
   // Makes, or finds again, the directory where the image of `migration` comes in. What an agent that was killed had
   // restored in part is removed.
-  static Result<std::unique_ptr<LocalTarget>> Open(SessionContext context, const std::string& migration);
+  static Result<std::unique_ptr<LocalTarget>> Open(SessionContext context, const std::string& migration,
+                                                   const CacheLimits& cache = {});
   ~LocalTarget() override;
 
   // Chunks may come before their manifest from now on: memory of a workload that still runs, of `host_bytes`. Errors:
@@ -46,8 +49,8 @@ class LocalTarget : public TargetWorkload {
 
   // The manifest that all else belongs to. Errors: kDamaged; kUnsupported; kNoSpace, there is no room for the image.
   Result<void> PutManifest(std::span<const std::byte> bytes);
-  // Which of `digests` are not here yet. Errors: kFailedPrecondition, there is no manifest yet, and none may come ahead
-  // of it.
+  // Which of `digests` are not here yet; what the node's cache has of them is taken from there first. Errors:
+  // kFailedPrecondition, there is no manifest yet, and none may come ahead of it.
   Result<std::vector<bool>> Lacks(std::span<const Digest> digests);
   // Checked before it is kept. Errors: kDamaged; kInvalidArgument, the manifest does not name it; kNoSpace; why the
   // tree could not be restored from what came before.
@@ -62,7 +65,8 @@ class LocalTarget : public TargetWorkload {
   // No OFFER came of what came ahead: removes the image, its directory and all. Nobody may use this after it.
   Result<void> Remove();
 
-  // The workload runs here and the source knows: the image is not needed any more. Removes it in the background.
+  // The workload runs here and the source knows: the image is not needed any more. In the background it goes into the
+  // node's cache, where that has room for it, or is removed.
   void DropImage();
 
  private:
@@ -79,12 +83,13 @@ class LocalTarget : public TargetWorkload {
     Digest digest;
     std::unordered_map<Digest, Chunk> chunks;  // those that are not all zero
     std::unordered_set<Digest> for_criu;       // those of them that CRIU's files need
+    std::shared_ptr<CachedChunks> cached;      // what of them the node has already; with requests under way
   };
   // A tree that is restored while the rest still comes in.
   struct EarlyCopy;
 
   LocalTarget(SessionContext context, std::filesystem::path directory, std::filesystem::path staging,
-              PackChunkStore store);
+              PackChunkStore store, const CacheLimits& cache);
   std::shared_ptr<const Incoming> incoming() const;
   Result<void> Adopt(std::span<const std::byte> manifest_bytes);
   Result<void> PutAhead(const Digest& digest, std::span<const std::byte> encoded);
@@ -93,6 +98,8 @@ class LocalTarget : public TargetWorkload {
   Result<void> FindAgain();
   Result<void> RemovePrepared();
   Result<void> RemoveImage();
+  // Its chunks go to the cache, if there is one.
+  Result<void> KeepImage();
 
   // The copy to place memory in; begins to restore it once all that CRIU needs is here, else gives null.
   std::shared_ptr<EarlyCopy> EarlyCopyFor(const std::shared_ptr<const Incoming>& image);
@@ -113,6 +120,8 @@ class LocalTarget : public TargetWorkload {
   std::filesystem::path directory_;
   std::filesystem::path staging_;  // of CRIU's files, while it restores
   PackChunkStore store_;
+  ChunkCache cache_;
+  std::atomic<std::uint64_t> known_bytes_ = 0;  // plain bytes of chunks from the cache, since this was opened
   mutable std::mutex mutex_;
   std::shared_ptr<const Incoming> incoming_;     // guarded by mutex_
   std::unordered_set<Digest> lacking_for_criu_;  // guarded by mutex_

@@ -12,6 +12,7 @@ constexpr const char* kWhole = R"(
 node = "node-a"
 listen = "10.0.0.1:7443"
 identity = "/etc/gpumig/identity"
+cache_bytes = 0
 [directories]
 state = "/srv/gpumig"
 [sending]
@@ -40,6 +41,8 @@ TEST(AgentConfigTest, ReadsEverySetting) {
   EXPECT_EQ(config->listen.port, 7443);
   EXPECT_EQ(config->site.state_directory, "/srv/gpumig");
   EXPECT_EQ(config->connections, 4u);
+  EXPECT_EQ(config->cache.kept_bytes, 0u);
+  EXPECT_GT(config->cache.reserve_bytes, 0u);
   ASSERT_NE(config->FindPeer("node-b"), nullptr);
   EXPECT_EQ(config->FindPeer("node-b")->address.host, "::1");
   EXPECT_EQ(config->FindPeer("node-z"), nullptr);
@@ -49,13 +52,15 @@ TEST(AgentConfigTest, TheSampleInTheDocumentsIsRight) { EXPECT_THAT(LoadAgentCon
 
 TEST(AgentConfigTest, AMistypedKeyIsAnErrorThatNamesItsLine) {
   EXPECT_THAT(Load(Replaced(kWhole, "connections", "conections")),
-              FailsWith(ErrorCode::kInvalidArgument, "line 8: sending: 'conections'"));
+              FailsWith(ErrorCode::kInvalidArgument, "line 9: sending: 'conections'"));
 }
 
 TEST(AgentConfigTest, WhatIsMissingOrOfTheWrongKindIsNamed) {
   EXPECT_THAT(Load(Replaced(kWhole, "node = \"node-a\"", "")), FailsWith(ErrorCode::kInvalidArgument, "'node'"));
   EXPECT_THAT(Load(Replaced(kWhole, ":7443", "")), FailsWith(ErrorCode::kInvalidArgument, "HOST:PORT"));
   EXPECT_THAT(Load(Replaced(kWhole, "= 4", "= 400")), FailsWith(ErrorCode::kInvalidArgument, "'connections'"));
+  EXPECT_THAT(Load(Replaced(kWhole, "cache_bytes = 0", "cache_bytes = -1")),
+              FailsWith(ErrorCode::kInvalidArgument, "'cache_bytes'"));
   EXPECT_THAT(Load("node = "), FailsWith(ErrorCode::kInvalidArgument, "line 1"));
   EXPECT_THAT(LoadAgentConfig("/no/such/file"), FailsWith(ErrorCode::kNotFound, "/no/such/file"));
 }
