@@ -75,8 +75,8 @@ Result<void> ReadSending(const toml::table& root, AgentConfig& config) {
 }
 
 Result<void> ReadCache(const toml::table& root, CacheLimits& limits) {
-  for (const auto& [key, setting] : {std::pair("cache_bytes", &limits.kept_bytes),
-                                     std::pair("cache_reserve_bytes", &limits.reserve_bytes)}) {
+  for (const auto& [key, setting] :
+       {std::pair("cache_bytes", &limits.kept_bytes), std::pair("cache_reserve_bytes", &limits.reserve_bytes)}) {
     if (!root.contains(key)) continue;
     const std::optional<std::int64_t> bytes = root[key].value<std::int64_t>();
     if (!bytes || *bytes < 0) return Wrong(key, "a number of bytes, 0 or more");
@@ -86,8 +86,9 @@ Result<void> ReadCache(const toml::table& root, CacheLimits& limits) {
 }
 
 Result<AgentConfig> Read(const toml::table& root) {
-  GPUMIG_TRY(CheckKeys(root, "", {"node", "listen", "identity", "cache_bytes", "cache_reserve_bytes",
-                               "directories", "peers", "sending"}));
+  GPUMIG_TRY(CheckKeys(
+      root, "",
+      {"node", "listen", "identity", "cache_bytes", "cache_reserve_bytes", "directories", "peers", "sending"}));
   AgentConfig config;
   config.site = Site::FromEnvironment();
   config.node = GPUMIG_TRY(Text(root, "node"));

@@ -1,4 +1,5 @@
 // Chunks over real TLS, with a proxy in between that cuts.
+#include <condition_variable>
 #include <set>
 #include <thread>
 
@@ -16,8 +17,9 @@ namespace {
 class MemorySink : public ChunkSink {
  public:
   Result<std::vector<bool>> Lacks(std::span<const ChunkDigest> digests) override {
-    const std::lock_guard lock(mutex_);
-    ++lacks_count_;
+    std::unique_lock lock(mutex_);
+    if (++lacks_count_ == patient_question_)
+      chunk_came_ = put_.wait_for(lock, std::chrono::seconds(60), [&] { return put_count_ > 0; });
     std::vector<bool> lacking;
     for (const ChunkDigest& digest : digests) lacking.push_back(!chunks_.contains(digest));
     return lacking;
@@ -26,6 +28,7 @@ class MemorySink : public ChunkSink {
   Result<void> Put(const ChunkDigest& digest, std::span<const std::byte> encoded) override {
     const std::lock_guard lock(mutex_);
     ++put_count_;
+    put_.notify_all();
     if (fail_with_) return *fail_with_;
     if (damage_next_ > 0) {
       --damage_next_;
@@ -40,6 +43,15 @@ class MemorySink : public ChunkSink {
   void FailWith(Error error) {
     const std::lock_guard lock(mutex_);
     fail_with_ = std::move(error);
+  }
+  // That question is answered only once a chunk came.
+  void WaitForAChunkAtQuestion(int number) {
+    const std::lock_guard lock(mutex_);
+    patient_question_ = number;
+  }
+  bool chunk_came() {
+    const std::lock_guard lock(mutex_);
+    return chunk_came_;
   }
   void DamageNext(int count) {
     const std::lock_guard lock(mutex_);
@@ -68,6 +80,9 @@ class MemorySink : public ChunkSink {
   std::map<ChunkDigest, ByteBuffer> chunks_;
   int put_count_ = 0;
   int lacks_count_ = 0;
+  int patient_question_ = 0;
+  bool chunk_came_ = false;
+  std::condition_variable put_;
   int damage_next_ = 0;
   std::optional<Error> fail_with_;
 };
@@ -175,7 +190,16 @@ TEST_F(ChunkTransferTest, ListsBeyondOneRequestAreAskedForInParts) {
   const auto report = SendChunks({"node-b", "127.0.0.1", server_->port()}, a_, "m-1", digests, tiny, options_);
   ASSERT_THAT(report, IsOk());
   EXPECT_EQ(sink_->chunk_count(), digests.size());
-  EXPECT_EQ(sink_->lacks_count(), 4);  // two parts before, two after
+  EXPECT_EQ(sink_->lacks_count(), 2 * 33);  // of 128 at most, and all again when all were sent
+}
+
+TEST_F(ChunkTransferTest, WhatIsLackingIsSentWhileTheRestIsAskedAbout) {
+  sink_->WaitForAChunkAtQuestion(2);
+  const std::vector<ChunkDigest> digests = Digests(200);
+  const auto report = Send(digests, server_->port());
+  ASSERT_THAT(report, IsOk());
+  EXPECT_TRUE(sink_->chunk_came());
+  ExpectAllThere(digests);
 }
 
 TEST_F(ChunkTransferTest, OneConnectionCutAtEveryChunkBoundaryResendsAtMostTheChunkInFlight) {
