@@ -1,6 +1,7 @@
 // gpumig cache add, list and remove.
 #include "cli/cache_commands.h"
 
+#include <algorithm>
 #include <thread>
 
 #include "core/image/chunk_cache.h"

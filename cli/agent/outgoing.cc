@@ -152,7 +152,7 @@ class Outgoing::Migration : private MigrationObserver {
     if (const std::optional<LiveReport>& live = workload_->live_report()) report["live"] = LiveToJson(*live);
     if (const Result<Json> detail = ParseJson(outcome.detail); detail && detail->is_object()) {
       report["at_target"] = *detail;
-      report["known_bytes"] = detail->value("known_bytes", std::uint64_t{0});
+      report["known_bytes"] = UnsignedMember(*detail, "known_bytes").value_or(0);
     }
     if (outcome.error) {
       report["error"] = {{"code", ErrorCodeName(outcome.error->code())},
