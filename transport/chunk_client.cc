@@ -17,8 +17,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kMaxDamagedCopies = 3;
 constexpr int kMaxRounds = 5;
-// Asked about at once. A peer may fetch what it is asked for from a cache before it answers, so an answer must not stand
-// for more than it can fetch in some seconds; and what is lacking of it is sent while the next is asked.
+// Asked about at once. A peer may fetch what it is asked for from a cache before it answers, so an answer must not
+// stand for more than it can fetch in some seconds; and what is lacking of it is sent while the next is asked.
 constexpr std::size_t kDigestsPerQuestion = 128;
 static_assert(kDigestsPerQuestion <= kMaxDigestsPerRequest);
 
@@ -121,8 +121,8 @@ class ChunkSender {
     return DecodeBitmap(reply.body, wanted.size());
   }
 
-  // asker -> [lacking] -> encoders -> [encoded] -> senders. One encoded chunk per sender waits, so that none idles while
-  // another is encoded. Gives those of `indexes` that were lacking.
+  // asker -> [lacking] -> encoders -> [encoded] -> senders. One encoded chunk per sender waits, so that none idles
+  // while another is encoded. Gives those of `indexes` that were lacking.
   Result<std::vector<std::size_t>> SendRound(HttpClient& client, const std::vector<std::size_t>& indexes,
                                              const std::stop_token& stop) {
     BoundedQueue<std::size_t> lacking(2 * kDigestsPerQuestion);

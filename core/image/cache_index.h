@@ -35,10 +35,10 @@ struct CachedChunk {
 
 struct CacheIndex {
   CacheKind kind = CacheKind::kFile;
-  std::filesystem::path path;          // absolute, no symbolic link in it
-  std::uint64_t bytes = 0;             // of a file: its size; of an image: of its chunks, plain
-  std::int64_t changed_ns = 0;         // of a file or of an image's manifest: since 1970
-  std::vector<CachedChunk> chunks;     // those that are not all zero
+  std::filesystem::path path;       // absolute, no symbolic link in it
+  std::uint64_t bytes = 0;          // of a file: its size; of an image: of its chunks, plain
+  std::int64_t changed_ns = 0;      // of a file or of an image's manifest: since 1970
+  std::vector<CachedChunk> chunks;  // those that are not all zero
 
   std::vector<std::byte> Serialise() const;
   // Errors: kDamaged; kUnsupported, it was made with other digests.
@@ -50,7 +50,8 @@ struct CacheIndex {
 inline constexpr std::size_t kMaxCacheIndexBytes = std::size_t{256} << 20;
 
 // Reads a file and digests its chunks, in parallel; of an image only the manifest is read. Errors: kNotFound and others
-// of open; kInvalidArgument, it is neither, or too big; kFailedPrecondition, it changed meanwhile; those of OpenImage().
+// of open; kInvalidArgument, it is neither, or too big; kFailedPrecondition, it changed meanwhile; those of
+// OpenImage().
 Result<CacheIndex> MakeCacheIndex(const std::filesystem::path& path, const ParallelOptions& options);
 
 // Of what is at `path` now, for comparing. Errors: those of open.

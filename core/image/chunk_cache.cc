@@ -68,7 +68,8 @@ std::uint64_t BytesOf(const std::filesystem::path& kept) {
 
 // Those who have its files open would else hold their room for as long.
 void Evict(const std::filesystem::path& kept) {
-  for (const std::filesystem::path& file : Entries(kept)) [[maybe_unused]] const int emptied = truncate(file.c_str(), 0);
+  for (const std::filesystem::path& file : Entries(kept))
+    [[maybe_unused]] const int emptied = truncate(file.c_str(), 0);
   std::error_code ignored;
   std::filesystem::remove_all(kept, ignored);
 }
@@ -186,7 +187,8 @@ bool CachedChunks::TakeOne(const Digest& digest, const PutFn& put) {
 void CachedChunks::Drop(const Place& place, const Error& why) const {
   Item& item = *place.item;
   if (item.kind == CacheKind::kKept && why.code() != ErrorCode::kDeadlineExceeded) {
-    spdlog::warn("cache: chunk {} of {} is of no use: {}", place.chunk.digest.ToHex(), item.path.string(), why.message());
+    spdlog::warn("cache: chunk {} of {} is of no use: {}", place.chunk.digest.ToHex(), item.path.string(),
+                 why.message());
     [[maybe_unused]] const Result<void> removed = item.pack->Remove(place.chunk.digest);
     return;
   }
@@ -206,8 +208,8 @@ Result<CacheItem> ChunkCache::Add(const std::filesystem::path& path, const Paral
   const std::vector<std::byte> bytes = index.Serialise();
   GPUMIG_TRY(MakeDirectories(added()));
   const CacheLock lock = GPUMIG_TRY(CacheLock::Take(directory_));
-  GPUMIG_TRY(WriteFileDurably(added() / id,
-                              std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size())));
+  GPUMIG_TRY(
+      WriteFileDurably(added() / id, std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size())));
   return ItemOf(id, index);
 }
 

@@ -85,7 +85,8 @@ class CachedChunks {
 // Thread safety: any number of threads and processes.
 class ChunkCache {
  public:
-  explicit ChunkCache(std::filesystem::path directory, CacheLimits limits = {}, CachedChunks::BeforeRead before_read = {})
+  explicit ChunkCache(std::filesystem::path directory, CacheLimits limits = {},
+                      CachedChunks::BeforeRead before_read = {})
       : directory_(std::move(directory)), limits_(limits), before_read_(std::move(before_read)) {}
 
   // Where that of a node is.

@@ -135,9 +135,9 @@ Result<void> PackChunkStore::MoveTo(const std::filesystem::path& directory) {
   }
   const PackChunkStore fresh = GPUMIG_TRY(Open(from));
   // Under the same numbers, which somebody may be about to read or write.
-  for (const auto& [ours, theirs] : {std::pair(&state_->write, &fresh.state_->write),
-                                     std::pair(&state_->read, &fresh.state_->read),
-                                     std::pair(&state_->index, &fresh.state_->index)}) {
+  for (const auto& [ours, theirs] :
+       {std::pair(&state_->write, &fresh.state_->write), std::pair(&state_->read, &fresh.state_->read),
+        std::pair(&state_->index, &fresh.state_->index)}) {
     if (dup3(theirs->get(), ours->get(), O_CLOEXEC) < 0) return Error::FromErrno(errno, "dup3");
   }
   return Ok();

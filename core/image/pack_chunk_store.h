@@ -36,8 +36,8 @@ class PackChunkStore : public ChunkStore {
   // Gives back what Reserve() took and Put() did not need. How many bytes the store's files have then.
   Result<std::uint64_t> Trim();
 
-  // Its files go into `directory`, which is on the same file system and holds none, and this one is empty afterwards, as
-  // after Clear().
+  // Its files go into `directory`, which is on the same file system and holds none, and this one is empty afterwards,
+  // as after Clear().
   Result<void> MoveTo(const std::filesystem::path& directory);
 
   Result<bool> Has(const Digest& digest) const override;

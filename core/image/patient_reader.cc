@@ -46,8 +46,7 @@ struct PatientReader::Shared {
 PatientReader::PatientReader(std::size_t thread_count) : shared_(std::make_shared<Shared>()) {
   GPUMIG_CHECK(thread_count > 0);
   shared_->is_reading.resize(thread_count);
-  for (std::size_t i = 0; i < thread_count; ++i)
-    threads_.emplace_back([shared = shared_, i] { shared->Serve(i); });
+  for (std::size_t i = 0; i < thread_count; ++i) threads_.emplace_back([shared = shared_, i] { shared->Serve(i); });
 }
 
 PatientReader::~PatientReader() {

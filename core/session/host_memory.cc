@@ -91,8 +91,8 @@ Result<void> WriteFiles(std::vector<UnwrittenFile>& files, const std::filesystem
                         const ParallelOptions& options) {
   for (UnwrittenFile& file : files) {
     // With whoever reads it later.
-    const auto fd = std::make_shared<UniqueFd>(
-        GPUMIG_TRY(OpenFile(directory / file.name, O_RDWR | O_CREAT | O_EXCL, 0600)));
+    const auto fd =
+        std::make_shared<UniqueFd>(GPUMIG_TRY(OpenFile(directory / file.name, O_RDWR | O_CREAT | O_EXCL, 0600)));
     if (ftruncate(fd->get(), static_cast<off_t>(file.bytes)) != 0)
       return Error::FromErrno(errno, fmt::format("make {} {} bytes long", file.name, file.bytes));
     const std::size_t count = (file.bytes + kMaxChunkBytes - 1) / kMaxChunkBytes;
@@ -106,7 +106,9 @@ Result<void> WriteFiles(std::vector<UnwrittenFile>& files, const std::filesystem
       };
     };
     GPUMIG_TRY(ParallelFor(count, file.bytes, options, make_worker), "copy {}", file.name);
-    file.read = [fd](std::uint64_t offset, std::span<std::byte> into) { return ReadExactlyAt(fd->get(), into, offset); };
+    file.read = [fd](std::uint64_t offset, std::span<std::byte> into) {
+      return ReadExactlyAt(fd->get(), into, offset);
+    };
   }
   return Ok();
 }

@@ -500,10 +500,10 @@ Result<TargetReport> LocalTarget::Start() {
   }
   Json map = Json::array();
   for (const GpuPair& pair : gpu_map_) map.push_back({{"old", pair.old_uuid}, {"new", pair.new_uuid}});
-  return TargetReport{timeline.parts(), ToText({{"name", workload.name},
-                                                {"pid", workload.root},
-                                                {"gpu_map", map},
-                                                {"known_bytes", known_bytes_.load()}})};
+  return TargetReport{
+      timeline.parts(),
+      ToText(
+          {{"name", workload.name}, {"pid", workload.root}, {"gpu_map", map}, {"known_bytes", known_bytes_.load()}})};
 }
 
 Result<void> LocalTarget::Discard() {

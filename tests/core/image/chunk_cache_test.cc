@@ -118,10 +118,16 @@ TEST_F(ChunkCacheTest, WhatWasDamagedChangedCutOrRemovedIsNoticedAndDropped) {
   const auto file = root() / "model";
   const std::vector<std::pair<const char*, std::function<void()>>> accidents = {
       {"flipped", [&] { Flip(file, kMaxChunkBytes + 77); }},
-      {"changed", [&] { WriteBytes(file, Concat({Random(kMaxChunkBytes, 1), Random(5000, 3)})); }},
+      {"changed",
+       [&] {
+         WriteBytes(file, Concat({Random(kMaxChunkBytes, 1), Random(5000, 3)}));
+       }},
       {"cut", [&] { std::filesystem::resize_file(file, 1000); }},
       {"removed", [&] { std::filesystem::remove(file); }},
-      {"a pipe", [&] { std::filesystem::remove(file); ASSERT_EQ(mkfifo(file.c_str(), 0600), 0); }}};
+      {"a pipe", [&] {
+         std::filesystem::remove(file);
+         ASSERT_EQ(mkfifo(file.c_str(), 0600), 0);
+       }}};
   for (const auto& [name, accident] : accidents) {
     SCOPED_TRACE(name);
     std::filesystem::remove(file);

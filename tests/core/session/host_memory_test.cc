@@ -72,7 +72,8 @@ TEST_F(HostMemoryTest, MemoryIsReadAsAFileAndWrittenBackAsOne) {
 // Else a heap that grew by a page would make every chunk behind it a new one.
 TEST_F(HostMemoryTest, PagesThatComeChangeOnlyTheChunksAroundThem) {
   constexpr std::size_t kBig = 40 << 20;
-  auto* memory = static_cast<std::byte*>(mmap(nullptr, kBig, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  auto* memory =
+      static_cast<std::byte*>(mmap(nullptr, kBig, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   ASSERT_NE(memory, MAP_FAILED);
   const Bytes content = Random(kBig, 7);
   std::memcpy(memory, content.data(), kBig);
@@ -92,8 +93,8 @@ TEST_F(HostMemoryTest, PagesThatComeChangeOnlyTheChunksAroundThem) {
     return digests;
   };
   const std::uint64_t hole = begin + 20 * (std::uint64_t{1} << 20);
-  const std::set<Digest> before = digests_of({{begin + 8 * kPageBytes, hole - begin - 8 * kPageBytes},
-                                              {hole + kPageBytes, begin + kBig - hole - kPageBytes}});
+  const std::set<Digest> before = digests_of(
+      {{begin + 8 * kPageBytes, hole - begin - 8 * kPageBytes}, {hole + kPageBytes, begin + kBig - hole - kPageBytes}});
   const std::set<Digest> after = digests_of({{begin, kBig}});
   EXPECT_GE(after.size(), kBig / kMaxChunkBytes);
   std::vector<Digest> changed;
