@@ -1,7 +1,12 @@
 #include "core/image/image_writer.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/vfs.h>
 
+#include <algorithm>
+#include <chrono>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -30,8 +35,13 @@ class ClaimedDigests {
 // One worker's way from a place in a file to a chunk in the store.
 class PlaceStorer {
  public:
-  PlaceStorer(const SourceDirectory& source, ChunkStore& store, ClaimedDigests& claimed, CompressionChoice compression)
-      : source_(source), store_(store), claimed_(claimed), encoder_(compression) {}
+  PlaceStorer(const SourceDirectory& source, ChunkStore& store, ClaimedDigests& claimed, CompressionChoice compression,
+              CodecPolicy& policy)
+      : source_(source),
+        store_(store),
+        claimed_(claimed),
+        policy_(policy),
+        encoder_(compression, compression.automatic ? &policy : nullptr) {}
 
   Result<HashedPlace> Store(const ChunkPlace& place) {
     plain_.resize(place.bytes);
@@ -39,15 +49,27 @@ class PlaceStorer {
     if (IsAllZero(plain_)) return HashedPlace{.digest = {}, .zero = true};
     const Digest digest = Digest::Of(plain_);
     if (claimed_.Claim(digest) && !GPUMIG_TRY(store_.Has(digest))) {
-      GPUMIG_TRY(store_.Put(digest, encoder_.Encode(plain_)));
+      GPUMIG_TRY(Put(digest, encoder_.Encode(plain_)));
     }
     return HashedPlace{.digest = digest, .zero = false};
   }
 
  private:
+  // To the policy a store is a link like another.
+  Result<void> Put(const Digest& digest, std::span<const std::byte> encoded) {
+    const auto begin = std::chrono::steady_clock::now();
+    policy_.SendBegins(encoded.size(), begin);
+    Result<void> put = store_.Put(digest, encoded);
+    const auto end = std::chrono::steady_clock::now();
+    // Waiting for the disk included: this worker encodes nothing meanwhile.
+    policy_.SendEnds(encoded.size(), put.has_value(), end, end - begin);
+    return put;
+  }
+
   const SourceDirectory& source_;
   ChunkStore& store_;
   ClaimedDigests& claimed_;
+  CodecPolicy& policy_;
   ChunkEncoder encoder_;
   std::vector<std::byte> plain_;
 };
@@ -56,9 +78,13 @@ Result<HashedSource> StoreSource(SourceDirectory source, ChunkStore& store, cons
   const std::span<const ChunkPlace> places = source.places();
   std::vector<HashedPlace> hashed(places.size());
   ClaimedDigests claimed;
+  CodecPolicy::Limits limits;
+  limits.cores = std::max(1u, static_cast<unsigned>(options.source.parallel.workers));
+  limits.most_bytes_per_second = options.most_bytes_per_second;
+  CodecPolicy policy(limits);
   const auto make_worker = [&]() -> PieceWork {
     // std::function wants to be able to copy what it holds.
-    auto storer = std::make_shared<PlaceStorer>(source, store, claimed, options.compression);
+    auto storer = std::make_shared<PlaceStorer>(source, store, claimed, options.compression, policy);
     return [&, storer](std::size_t i) -> Result<std::uint64_t> {
       hashed[i] = GPUMIG_TRY(storer->Store(places[i]));
       return places[i].bytes;
@@ -73,6 +99,15 @@ Result<ImageSummary> WriteInto(ImageDirectory& image, SourceDirectory source, co
   const ImageSummary summary = GPUMIG_TRY(Summarise(stored.manifest(), stored.image_digest(), image.store()));
   GPUMIG_TRY(image.Seal(stored.manifest_bytes()));
   return summary;
+}
+
+// A page cache takes bytes at the speed of memory, and the disk behind it gets them when the image is made safe. What
+// that one does is not known in time; a good one writes 1 GB/s.
+double LikelyRate(const std::filesystem::path& directory) {
+  struct statfs status{};
+  const bool memory =
+      statfs(directory.c_str(), &status) == 0 && (status.f_type == TMPFS_MAGIC || status.f_type == RAMFS_MAGIC);
+  return memory ? std::numeric_limits<double>::infinity() : 1e9;
 }
 
 // What a person needs to know once the disk was full: how much it takes, and how much there is, now that what was
@@ -104,7 +139,9 @@ Result<ImageSummary> WriteImage(const std::filesystem::path& source, const std::
   const std::uint64_t total_bytes = files.total_bytes();
   auto write = [&]() -> Result<ImageSummary> {
     ImageDirectory directory = GPUMIG_TRY(ImageDirectory::Create(image, options.durability));
-    return WriteInto(directory, std::move(files), options);  // `directory` removes what was written where this fails
+    WriteOptions with_rate = options;
+    with_rate.most_bytes_per_second = std::min(options.most_bytes_per_second, LikelyRate(image));
+    return WriteInto(directory, std::move(files), with_rate);  // `directory` removes what was written where this fails
   };
   Result<ImageSummary> written = write();
   if (written) return written;

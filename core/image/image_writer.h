@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <limits>
 
 #include "core/base/result.h"
 #include "core/image/chunk_codec.h"
@@ -15,6 +16,8 @@ namespace gpumig {
 struct WriteOptions {
   SourceOptions source;
   CompressionChoice compression;
+  // What the store writes in the long run; WriteImage() finds out for itself.
+  double most_bytes_per_second = std::numeric_limits<double>::infinity();
   StoreDurability durability = StoreDurability::kOnSync;
 };
 

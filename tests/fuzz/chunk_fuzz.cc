@@ -29,10 +29,18 @@ void TryToDecode(std::span<const std::byte> encoded) {
 }
 
 void TryToEncode(std::span<const std::byte> plain) {
-  for (const CompressionChoice compression : {CompressionChoice::None(), CompressionChoice::Zstd(1)}) {
-    const std::vector<std::byte> encoded = EncodeChunk(plain, compression);
+  const auto check = [&](std::span<const std::byte> encoded) {
     const Result<std::vector<std::byte>> decoded = DecodeChunk(encoded, Digest::Of(plain), plain.size());
     GPUMIG_CHECK(decoded.has_value() && std::memcmp(decoded->data(), plain.data(), plain.size()) == 0);
+  };
+  for (const CompressionChoice compression :
+       {CompressionChoice::None(), CompressionChoice::Zstd(1), CompressionChoice::Auto()}) {
+    check(EncodeChunk(plain, compression));
+  }
+  const auto planes = std::to_integer<std::uint8_t>(plain[0]);
+  for (const CodecMethod method : {CodecMethod::kLiterals, CodecMethod::kPlanes2, CodecMethod::kPlanes4}) {
+    const std::vector<std::byte> encoded = EncodeChunkBy(method, plain, planes);
+    if (!encoded.empty()) check(encoded);
   }
 }
 

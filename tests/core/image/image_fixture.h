@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -43,6 +44,30 @@ inline Bytes Repetitive(std::size_t size, std::uint64_t seed) {
   for (std::size_t i = 0; i < size; ++i) bytes[i] = pattern[i % pattern.size()];
   return bytes;
 }
+
+// Like weights of a model: floats around 0, cut to 16 bits or whole. Not by std::normal_distribution, which differs
+// from library to library.
+inline Bytes Floats(std::size_t size, std::uint64_t seed, std::size_t element_bytes) {
+  std::mt19937_64 generator(seed);
+  Bytes bytes(size);
+  for (std::size_t i = 0; i < size; i += element_bytes) {
+    float sum = 0;  // of twelve even ones: close to normal
+    for (int j = 0; j < 3; ++j) {
+      const std::uint64_t four = generator();
+      for (int k = 0; k < 4; ++k) sum += static_cast<float>(four >> (16 * k) & 0xffffu) / 65536.0F - 0.5F;
+    }
+    const float value = 0.02F * sum;
+    std::array<std::byte, 4> four_bytes{};
+    std::memcpy(four_bytes.data(), &value, sizeof(value));
+    // The sum has 16 bits behind its point; the rest of the mantissa is noise too.
+    const std::uint64_t noise = generator();
+    std::memcpy(four_bytes.data(), &noise, 2);
+    std::memcpy(bytes.data() + i, four_bytes.data() + 4 - element_bytes, std::min(element_bytes, size - i));
+  }
+  return bytes;
+}
+inline Bytes Bf16(std::size_t size, std::uint64_t seed) { return Floats(size, seed, 2); }
+inline Bytes Fp32(std::size_t size, std::uint64_t seed) { return Floats(size, seed, 4); }
 
 inline Bytes Zeros(std::size_t size) { return Bytes(size); }
 

@@ -103,6 +103,43 @@ def read_files(data, chunks):
     return files
 
 
+
+def decompress(frame, size):
+    plain = subprocess.run(["zstd", "-dcq"], input=frame, stdout=subprocess.PIPE, check=True).stdout
+    need(len(plain) == size, "size of a zstd frame's content")
+    return plain
+
+
+def merge_planes(payload, width, size):
+    reader, plain = Reader(payload), bytearray(size)
+    plane_size = size // width
+    need(plane_size > 0, "byte planes of less than an element")
+    stored = [reader.number(4) for _ in range(width)]
+    for plane, length in enumerate(stored):
+        need(length <= plane_size, "size of a byte plane")
+        body = reader.take(length)
+        if length == 0:
+            body = bytes(plane_size)
+        elif length < plane_size:
+            body = decompress(body, plane_size)
+        plain[plane:plane_size * width:width] = body
+    rest = reader.left()
+    need(rest == size % width, "bytes behind the byte planes")
+    plain[size - rest:] = reader.take(rest)
+    return bytes(plain)
+
+
+def decode_payload(codec, payload, size):
+    if codec == 1:
+        return decompress(payload, size)
+    if codec == 2:
+        need(not payload, "payload of a chunk of zeros")
+        return bytes(size)
+    if codec in (3, 4):
+        return merge_planes(payload, {3: 2, 4: 4}[codec], size)
+    return payload
+
+
 def read_chunk(directory, digest, size):
     if digest is None:
         return bytes(size)
@@ -111,13 +148,11 @@ def read_chunk(directory, digest, size):
     need(os.path.isfile(path) and not os.path.islink(path), "chunk %s is missing" % name)
     with open(path, "rb") as file:
         data = file.read(24 + MAX_CHUNK + 1)
-    need(len(data) > 24, "chunk %s is cut" % name)
+    need(len(data) >= 24, "chunk %s is cut" % name)
     magic, version, codec, reserved, plain, stored, tail = struct.unpack("<8sHBBIII", data[:24])
     need((magic, version, reserved, tail) == (b"GPUMIGCH", 1, 0, 0), "chunk header of " + name)
-    need(plain == size and stored == len(data) - 24 and codec <= 1, "chunk sizes of " + name)
-    payload = data[24:]
-    if codec == 1:
-        payload = subprocess.run(["zstd", "-dcq"], input=payload, stdout=subprocess.PIPE, check=True).stdout
+    need(plain == size and stored == len(data) - 24 and codec <= 4, "chunk sizes of " + name)
+    payload = decode_payload(codec, data[24:], size)
     need(len(payload) == size and blake3(payload) == digest, "content of chunk " + name)
     return payload
 

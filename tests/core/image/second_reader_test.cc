@@ -1,4 +1,6 @@
 // docs/image_format.md says enough: a reader that was written from it alone gets the same out of our images as we do.
+#include <set>
+
 #include "core/base/child_process.h"
 #include "core/base/json.h"
 #include "tests/core/image/image_fixture.h"
@@ -55,6 +57,22 @@ TEST_F(SecondReaderTest, ReadsWhatWeWrite) {
   EXPECT_EQ(read->at("image_digest"), summary->image_digest.ToHex());
   EXPECT_EQ(read->at("facts"), *ParseJson(Options().source.facts_json));
   EXPECT_EQ(read->at("files"), Listing(source()));
+}
+
+TEST_F(SecondReaderTest, ReadsEveryCodec) {
+  AddSampleFiles();
+  AddFile("device-0.bin", Bf16(300001, 1));
+  AddFile("device-1.bin", Fp32(300003, 2));
+  WriteOptions options = Options();
+  options.compression = CompressionChoice::Auto();
+  options.most_bytes_per_second = 1e6;  // a disk that leaves time for every codec
+  ASSERT_THAT(WriteImage(source(), image(), options), IsOk());
+  std::set<ChunkCodec> codecs;
+  for (const auto& [name, bytes] : ReadTree(image() / kChunksName)) codecs.insert(ParseChunkHeader(bytes)->codec);
+  EXPECT_EQ(codecs, (std::set{ChunkCodec::kRaw, ChunkCodec::kZstd, ChunkCodec::kPlanes2, ChunkCodec::kPlanes4}));
+  const CommandOutput output = Read(image());
+  ASSERT_TRUE(output.status.ok()) << output.standard_error;
+  EXPECT_EQ(ParseJson(output.standard_output)->at("files"), Listing(source()));
 }
 
 TEST_F(SecondReaderTest, RefusesWhatWeRefuse) {
