@@ -70,7 +70,7 @@ CommandOutcome Report(const Json& report) {
   CommandOutcome outcome;
   for (const char* key :
        {"migration", "name", "source", "target", "downtime_ms", "downtime_parts_ms", "target_parts_ms", "total_ms",
-        "host_bytes", "device_bytes", "direct_bytes", "sent_bytes", "known_bytes", "device_path", "live"}) {
+        "host_bytes", "device_bytes", "direct_bytes", "sent_bytes", "known_bytes", "sending", "device_path", "live"}) {
     if (report.contains(key)) outcome.json[key] = report[key];
   }
   outcome.json["bytes_sent"] = report.value("sent_bytes", std::uint64_t{0});
@@ -101,13 +101,15 @@ CommandOutcome Report(const Json& report) {
 
 Result<CommandOutcome> TryMigrate(const MigrateArguments& arguments) {
   HttpClient client = GPUMIG_TRY(Connect(arguments.socket));
-  const Json begun = GPUMIG_TRY(CallWithMessage(client, "/v1/migrations",
-                                                {{"workload", arguments.workload},
-                                                 {"to", arguments.to},
-                                                 {"max_downtime_ms", std::uint64_t{arguments.max_downtime_s} * 1000},
-                                                 {"lock_timeout_ms", arguments.lock_timeout_ms},
-                                                 {"host_path", arguments.host_path},
-                                                 {"live", arguments.live}}));
+  Json request = {{"workload", arguments.workload},
+                  {"to", arguments.to},
+                  {"max_downtime_ms", std::uint64_t{arguments.max_downtime_s} * 1000},
+                  {"lock_timeout_ms", arguments.lock_timeout_ms},
+                  {"host_path", arguments.host_path},
+                  {"live", arguments.live}};
+  if (!arguments.compress.empty()) request["compress"] = arguments.compress;
+  if (!arguments.bandwidth.empty()) request["bandwidth"] = arguments.bandwidth;
+  const Json begun = GPUMIG_TRY(CallWithMessage(client, "/v1/migrations", request));
   const std::string id = GPUMIG_TRY(StringMember(begun, "migration"));
   ProgressBar bar;
   while (true) {

@@ -15,7 +15,9 @@ struct MigrateArguments {
   std::uint32_t lock_timeout_ms = 10'000;
   std::string host_path = "direct";
   bool live = false;
-  std::string socket;  // empty: gpumigd.sock in the runtime directory
+  std::string compress;   // empty: as the agent is configured
+  std::string bandwidth;  // likewise
+  std::string socket;     // empty: gpumigd.sock in the runtime directory
 };
 // Killing this changes nothing: the agent goes on.
 CommandOutcome Migrate(const MigrateArguments& arguments);

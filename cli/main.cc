@@ -56,7 +56,7 @@ void AddLocalCommands(CLI::App& app, Command& chosen) {
   sub->add_option("workload", checkpoint->workload, "Name, pid or cgroup path")->required();
   sub->add_option("--image", checkpoint->image, "Directory, empty or new")->required();
   sub->add_flag("--leave-running", checkpoint->leave_running, "Let it run on afterwards");
-  sub->add_option("--compress", checkpoint->compress, "none, zstd or zstd:LEVEL");
+  sub->add_option("--compress", checkpoint->compress, "auto (default), none, zstd or zstd:LEVEL");
   AddHostPath(sub, checkpoint->host_path);
   sub->add_option("--lock-timeout-ms", checkpoint->lock_timeout_ms, "How long GPU work that was begun may take to end")
       ->check(CLI::Range(1u, 3'600'000u));
@@ -129,6 +129,10 @@ void AddAgentCommands(CLI::App& app, Command& chosen) {
   AddHostPath(sub, migrate->host_path);
   sub->add_flag("--live", migrate->live,
                 "Copy memory while it runs, and only what it has written since while it stands still");
+  sub->add_option("--compress", migrate->compress,
+                  "auto, none, zstd or zstd:LEVEL; default: as the agent is configured");
+  sub->add_option("--bandwidth", migrate->bandwidth,
+                  "At most so many bytes (100M) or bits (800Mbit) per second; default: as the agent is configured");
   sub->add_option("--lock-timeout-ms", migrate->lock_timeout_ms, "How long GPU work that was begun may take to end")
       ->check(CLI::Range(1u, 3'600'000u));
   sub->add_option("--socket", migrate->socket, "The agent's socket");

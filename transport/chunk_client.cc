@@ -7,6 +7,7 @@
 
 #include "core/base/bounded_queue.h"
 #include "core/base/bytes.h"
+#include "core/base/thread_time.h"
 #include "core/base/worker_group.h"
 #include "transport/token_bucket.h"
 
@@ -43,7 +44,6 @@ class ChunkSender {
         encode_(encode),
         options_(options),
         progress_(progress),
-        bucket_(options.max_bytes_per_second),
         begin_(Clock::now()),
         deadline_(begin_ + options.limit) {}
 
@@ -194,10 +194,10 @@ class ChunkSender {
             const std::vector<bool> lacking = GPUMIG_TRY(AskLacking(client, one, stop));
             if (!lacking[0]) return Ok();
           }
-          if (!bucket_.Take(chunk.bytes.size(), deadline_, stop)) return OutOfTimeOrCancelled(stop);
+          if (options_.bucket != nullptr && !options_.bucket->Take(chunk.bytes.size(), deadline_, stop))
+            return OutOfTimeOrCancelled(stop);
           SetLimit(client);
-          Result<HttpReply> reply = client.Send("PUT", base_ + "/chunks/" + ToHex(digests_[chunk.index]),
-                                                "application/octet-stream", chunk.bytes, stop);
+          Result<HttpReply> reply = SendWatched(client, chunk, stop);
           if (reply) {
             ++sent_count_;
             progress_.bytes_sent += chunk.bytes.size();
@@ -211,6 +211,17 @@ class ChunkSender {
           return reply.error();
         },
         stop);
+  }
+
+  Result<HttpReply> SendWatched(HttpClient& client, const EncodedChunk& chunk, const std::stop_token& stop) {
+    const std::chrono::nanoseconds cpu_before = CpuTimeOfThisThread();
+    if (options_.watcher != nullptr) options_.watcher->SendBegins(chunk.bytes.size());
+    Result<HttpReply> reply = client.Send("PUT", base_ + "/chunks/" + ToHex(digests_[chunk.index]),
+                                          "application/octet-stream", chunk.bytes, stop);
+    if (options_.watcher != nullptr) {
+      options_.watcher->SendEnds(chunk.bytes.size(), reply.has_value(), CpuTimeOfThisThread() - cpu_before);
+    }
+    return reply;
   }
 
   // Runs `attempt` again, after a growing pause, while it fails for a reason that may pass and there is time.
@@ -252,7 +263,6 @@ class ChunkSender {
   const ReadEncodedChunk& encode_;
   const SendOptions& options_;
   SendProgress& progress_;
-  TokenBucket bucket_;
   const Clock::time_point begin_;
   const Clock::time_point deadline_;
   std::atomic<std::uint64_t> sent_count_{0};

@@ -16,6 +16,7 @@
 #include "transport/chunk_protocol.h"
 #include "transport/http_client.h"
 #include "transport/identity.h"
+#include "transport/token_bucket.h"
 
 namespace gpumig {
 
@@ -23,14 +24,24 @@ namespace gpumig {
 // whose first copy got lost only if a later round finds it lacking.
 using ReadEncodedChunk = std::function<Result<ByteBuffer>(std::size_t index)>;
 
+// Told of each chunk's way through the link, from the thread that sends it.
+class SendWatcher {
+ public:
+  virtual ~SendWatcher() = default;
+  virtual void SendBegins(std::uint64_t bytes) = 0;
+  // `cpu`: what it took this thread of processor time.
+  virtual void SendEnds(std::uint64_t bytes, bool arrived, std::chrono::nanoseconds cpu) = 0;
+};
+
 struct SendOptions {
   std::size_t connection_count = 3;
   std::size_t encoder_count = 2;
-  std::uint64_t max_bytes_per_second = 0;                   // of all connections together; 0: no limit
+  TokenBucket* bucket = nullptr;                            // of all connections together; borrowed; null: no limit
   std::chrono::milliseconds limit = std::chrono::hours(1);  // of the whole transfer
   std::chrono::milliseconds first_pause{100};               // before the second try, doubling
   std::chrono::milliseconds longest_pause = std::chrono::seconds(5);
   HttpClientOptions client{.slowest_bytes_per_second = 1024};
+  SendWatcher* watcher = nullptr;  // borrowed; null: nobody watches
 };
 
 // For others to watch while SendChunks() runs.

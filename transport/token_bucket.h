@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <stop_token>
 
 namespace gpumig {
@@ -18,10 +19,19 @@ class TokenBucket {
   // was requested, or `deadline` is before the turn.
   bool Take(std::uint64_t bytes, std::chrono::steady_clock::time_point deadline, std::stop_token stop);
 
+  // When the turn of a caller who comes now is, and takes it; none: it would be later than `deadline`. REQUIRES: a
+  // limit
+  std::optional<std::chrono::steady_clock::time_point> Reserve(std::uint64_t bytes,
+                                                               std::chrono::steady_clock::time_point now,
+                                                               std::chrono::steady_clock::time_point deadline);
+
  private:
+  // Who comes a little late, as threads do, has not lost that time: the rate holds all the same.
+  static constexpr std::chrono::milliseconds kMostCredit{200};
+
   const std::uint64_t bytes_per_second_;
   std::mutex mutex_;
-  std::chrono::steady_clock::time_point line_free_at_{};  // guarded by mutex_
+  std::optional<std::chrono::steady_clock::time_point> line_free_at_;  // none before the first; guarded by mutex_
 };
 
 // False: `stop` was requested before.

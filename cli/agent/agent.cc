@@ -1,5 +1,6 @@
 #include "cli/agent/agent.h"
 
+#include "core/base/byte_rate.h"
 #include "core/base/file.h"
 #include "core/base/log.h"
 #include "core/image/manifest.h"
@@ -37,6 +38,10 @@ Result<MigrationRequest> ParseMigrationRequest(const Site& site, const Json& jso
   request.capture.limits.gpu_lock = std::chrono::milliseconds(GPUMIG_TRY(UnsignedMember(json, "lock_timeout_ms")));
   request.capture.host_path = GPUMIG_TRY(ParseHostPath(GPUMIG_TRY(StringMember(json, "host_path"))));
   request.live = GPUMIG_TRY(BoolMember(json, "live"));
+  if (json.contains("compress"))
+    request.sending.compress = GPUMIG_TRY(CompressionChoice::Parse(GPUMIG_TRY(StringMember(json, "compress"))));
+  if (json.contains("bandwidth"))
+    request.sending.bandwidth = GPUMIG_TRY(ParseByteRate(GPUMIG_TRY(StringMember(json, "bandwidth"))));
   if (request.max_downtime.count() == 0 || request.capture.limits.gpu_lock.count() == 0) {
     return MakeError(ErrorCode::kInvalidArgument, "a limit of 0 ms can never be kept");
   }

@@ -6,6 +6,7 @@
 #include <charconv>
 #include <set>
 
+#include "core/base/byte_rate.h"
 #include "core/base/file.h"
 
 namespace gpumig {
@@ -64,8 +65,13 @@ Result<void> ReadSending(const toml::table& root, AgentConfig& config) {
   if (!root.contains("sending")) return Ok();
   const toml::table* table = root["sending"].as_table();
   if (table == nullptr) return Wrong("sending", "a table");
-  GPUMIG_TRY(CheckKeys(*table, "sending: ", {"compress", "connections"}));
-  if (table->contains("compress")) config.compress = GPUMIG_TRY(Text(*table, "compress"));
+  GPUMIG_TRY(CheckKeys(*table, "sending: ", {"compress", "bandwidth", "connections"}));
+  if (table->contains("compress")) {
+    config.compress = GPUMIG_TRY(CompressionChoice::Parse(GPUMIG_TRY(Text(*table, "compress"))), "sending");
+  }
+  if (table->contains("bandwidth")) {
+    config.bandwidth = GPUMIG_TRY(ParseByteRate(GPUMIG_TRY(Text(*table, "bandwidth"))), "sending: bandwidth");
+  }
   if (table->contains("connections")) {
     const std::optional<std::int64_t> count = (*table)["connections"].value<std::int64_t>();
     if (!count || *count < 1 || *count > 16) return Wrong("connections", "a number from 1 to 16");

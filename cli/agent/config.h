@@ -3,11 +3,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "core/base/result.h"
 #include "core/image/chunk_cache.h"
+#include "core/image/chunk_codec.h"
 #include "core/session/site.h"
 
 namespace gpumig {
@@ -31,8 +33,9 @@ struct AgentConfig {
   std::filesystem::path identity;  // directory that `gpumig certs issue` made
   Site site;
   std::vector<PeerConfig> peers;
-  std::string compress = "zstd:1";
-  std::uint32_t connections = 4;  // for sending, to one peer
+  CompressionChoice compress = CompressionChoice::Auto();
+  std::optional<std::uint64_t> bandwidth;  // bytes per second of one migration; none: no limit
+  std::uint32_t connections = 4;           // for sending, to one peer
   CacheLimits cache;
 
   std::filesystem::path socket() const { return site.runtime_directory / "gpumigd.sock"; }

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 
-#include "cli/agent/peer_link.h"
 #include "cli/timed_parts.h"
 #include "core/base/file.h"
 #include "core/base/log.h"
@@ -35,7 +34,8 @@ class Outgoing::Migration : private MigrationObserver {
   static Result<std::shared_ptr<Migration>> Make(const AgentConfig& config, const NodeIdentity& identity,
                                                  const SessionContext& context, std::unique_ptr<Journal> journal,
                                                  const Workload& workload, const CaptureOptions& capture,
-                                                 std::chrono::milliseconds max_downtime, bool live) {
+                                                 std::chrono::milliseconds max_downtime, bool live,
+                                                 const SendingWishes& sending) {
     const Binding& binding = journal->facts().binding;
     const PeerConfig* peer = config.FindPeer(binding.target);
     if (peer == nullptr) {
@@ -50,7 +50,8 @@ class Outgoing::Migration : private MigrationObserver {
     migration->context_ = context;
     migration->journal_ = std::move(journal);
     migration->workload_ = std::make_unique<LocalSource>(context, workload, capture, migration->id_);
-    migration->link_ = std::make_unique<PeerLink>(config, identity, *peer, migration->id_, *migration->workload_);
+    migration->link_ =
+        std::make_unique<PeerLink>(config, identity, *peer, migration->id_, *migration->workload_, sending);
     if (live) migration->workload_->CopyAheadThrough(*migration->link_, LiveOptions());
     SourceLimits source_limits;
     source_limits.max_downtime = max_downtime;
@@ -147,6 +148,7 @@ class Outgoing::Migration : private MigrationObserver {
         {"device_bytes", facts.gpu.device_bytes},
         {"direct_bytes", workload_->direct_bytes()},
         {"sent_bytes", link_->bytes_sent()},
+        {"sending", link_->SendingToJson()},
         {"device_path", facts.device_path()},
         {"gpus_at_source", gpus_before_}};
     if (const std::optional<LiveReport>& live = workload_->live_report()) report["live"] = LiveToJson(*live);
@@ -220,7 +222,7 @@ Result<std::string> Outgoing::Begin(const MigrationRequest& request) {
   const auto prepare = [&]() -> Result<std::shared_ptr<Migration>> {
     std::shared_ptr<Migration> migration =
         GPUMIG_TRY(Migration::Make(config_, identity_, context_, std::move(journal), request.workload, request.capture,
-                                   request.max_downtime, request.live));
+                                   request.max_downtime, request.live, request.sending));
     GPUMIG_TRY(migration->link().Preflight(question));
     const std::lock_guard lock(mutex_);
     for (const auto& [other_id, other] : migrations_) {
@@ -272,9 +274,9 @@ Result<void> Outgoing::Recover() {
       continue;
     }
     const Workload workload = GPUMIG_TRY(WorkloadFromJson(GPUMIG_TRY(ParseJson(journal->facts().note))));
-    std::shared_ptr<Migration> migration = GPUMIG_TRY(Migration::Make(
-        config_, identity_, context_, std::move(journal), workload, CaptureOptions{}, std::chrono::seconds(60),
-        /*live=*/false));
+    std::shared_ptr<Migration> migration =
+        GPUMIG_TRY(Migration::Make(config_, identity_, context_, std::move(journal), workload, CaptureOptions{},
+                                   std::chrono::seconds(60), /*live=*/false, SendingWishes{}));
     {
       const std::lock_guard lock(mutex_);
       migrations_.emplace(name.migration.ToHex(), migration);

@@ -10,6 +10,7 @@
 
 #include "cli/agent/config.h"
 #include "cli/agent/ended_migrations.h"
+#include "cli/agent/peer_link.h"
 #include "core/base/json.h"
 #include "core/session/checkpoint.h"
 #include "core/session/handoff_types.h"
@@ -24,6 +25,7 @@ struct MigrationRequest {
   std::chrono::milliseconds max_downtime{60'000};
   CaptureOptions capture;
   bool live = false;  // copy memory while it runs, see LiveCopy
+  SendingWishes sending;
 };
 
 // Ownership: borrows config, identity and context.device.

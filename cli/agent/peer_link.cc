@@ -48,6 +48,34 @@ ChunkDigest WireDigest(const Digest& digest) {
   return wire;
 }
 
+Error NoTime(const CallLimit& limit) {
+  if (limit.stop.stop_requested()) return MakeError(ErrorCode::kCancelled, "send: cancelled");
+  return MakeError(ErrorCode::kDeadlineExceeded, "the bandwidth limit leaves no time");
+}
+
+unsigned Cores() { return std::max(1u, std::thread::hardware_concurrency()); }
+
+CodecPolicy::Limits PolicyLimits(const std::optional<std::uint64_t>& bandwidth) {
+  CodecPolicy::Limits limits;
+  limits.cores = Cores();
+  if (bandwidth) limits.most_bytes_per_second = static_cast<double>(*bandwidth);
+  return limits;
+}
+
+// What is sent tells the policy what the link does.
+class LinkMeter : public SendWatcher {
+ public:
+  explicit LinkMeter(CodecPolicy& policy) : policy_(policy) {}
+
+  void SendBegins(std::uint64_t bytes) override { policy_.SendBegins(bytes, Clock::now()); }
+  void SendEnds(std::uint64_t bytes, bool arrived, std::chrono::nanoseconds cpu) override {
+    policy_.SendEnds(bytes, arrived, Clock::now(), cpu);
+  }
+
+ private:
+  CodecPolicy& policy_;
+};
+
 }  // namespace
 
 Json PreflightQuestionToJson(const PreflightQuestion& question) {
@@ -86,8 +114,32 @@ Result<void> CheckImageFormat(std::uint64_t theirs, std::string_view their_node,
 }
 
 PeerLink::PeerLink(const AgentConfig& config, const NodeIdentity& identity, const PeerConfig& peer,
-                   std::string migration, LocalSource& source)
-    : config_(config), identity_(identity), peer_(peer), migration_(std::move(migration)), source_(source) {}
+                   std::string migration, LocalSource& source, const SendingWishes& wishes)
+    : config_(config),
+      identity_(identity),
+      peer_(peer),
+      migration_(std::move(migration)),
+      source_(source),
+      compress_(wishes.compress.value_or(config.compress)),
+      bandwidth_(wishes.bandwidth ? wishes.bandwidth : config.bandwidth),
+      policy_(PolicyLimits(bandwidth_)),
+      bucket_(bandwidth_.value_or(0)) {}
+
+Json PeerLink::SendingToJson() const {
+  Json methods = Json::object();
+  const auto counts = policy_.chunks_by_method();
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    if (counts[i] > 0) methods[std::string(CodecMethodName(static_cast<CodecMethod>(i)))] = counts[i];
+  }
+  Json json = {{"compress", compress_.ToString()},
+               {"bandwidth_bytes_per_second", nullptr},
+               {"link_bytes_per_second", nullptr},
+               {"chunks_by_method", methods}};
+  if (bandwidth_) json["bandwidth_bytes_per_second"] = *bandwidth_;
+  if (const std::optional<double> rate = policy_.measured_link_bytes_per_second())
+    json["link_bytes_per_second"] = static_cast<std::uint64_t>(*rate);
+  return json;
+}
 
 Result<HttpClient*> PeerLink::Client() {
   if (!client_) {
@@ -112,17 +164,34 @@ Result<Message> PeerLink::Exchange(const Message& message, const CallLimit& limi
 
 Result<void> PeerLink::Ship(const ManifestDigest&, const ImageStatus& status, const CallLimit& limit) {
   const HashedSource* image = GPUMIG_TRY(source_.Image());
-  if (!status.lacking.empty() && status.lacking.front() == kLacksManifest) GPUMIG_TRY(SendManifest(*image, limit.stop));
+  if (!status.lacking.empty() && status.lacking.front() == kLacksManifest) GPUMIG_TRY(SendManifest(*image, limit));
   return SendMissingChunks(*image, limit);
 }
 
-Result<void> PeerLink::SendManifest(const HashedSource& image, std::stop_token stop) {
+Result<void> PeerLink::SendManifest(const HashedSource& image, const CallLimit& limit) {
   HttpClient* client = GPUMIG_TRY(Client());
+  if (!bucket_.Take(image.manifest_bytes().size(), limit.until, limit.stop)) return NoTime(limit);
   GPUMIG_TRY(client->Send("PUT", fmt::format("/v1/migrations/{}/manifest", migration_), "application/octet-stream",
-                          image.manifest_bytes(), std::move(stop)),
+                          image.manifest_bytes(), limit.stop),
              "send the manifest to {}", peer_.name);
   bytes_sent_ += image.manifest_bytes().size();
   return Ok();
+}
+
+ByteBuffer PeerLink::Encode(ByteBuffer room_and_plain) {
+  thread_local std::optional<ChunkEncoder> encoder;  // of one of the encoders' threads, which end with their transfer
+  if (!encoder) encoder.emplace(compress_, compress_.automatic ? &policy_ : nullptr);
+  return encoder->EncodeWithRoom(std::move(room_and_plain));
+}
+
+SendOptions PeerLink::Sending(SendWatcher& meter, std::chrono::milliseconds limit) {
+  SendOptions options;
+  options.connection_count = config_.connections;
+  options.encoder_count = Cores();
+  options.limit = limit;
+  options.bucket = &bucket_;
+  options.watcher = &meter;
+  return options;
 }
 
 Result<void> PeerLink::BeginAhead(std::uint64_t host_bytes, std::stop_token) {
@@ -135,20 +204,15 @@ Result<void> PeerLink::BeginAhead(std::uint64_t host_bytes, std::stop_token) {
 }
 
 Result<void> PeerLink::ShipAhead(std::span<const AheadChunk> chunks, std::stop_token stop) {
-  const CompressionChoice compression = GPUMIG_TRY(CompressionChoice::Parse(config_.compress));
   std::vector<ChunkDigest> digests;
   for (const AheadChunk& chunk : chunks) digests.push_back(WireDigest(chunk.digest));
   const auto read = [&](std::size_t index) -> Result<ByteBuffer> {
-    thread_local std::optional<ChunkEncoder> encoder;  // of one of the encoders' threads, which end with this transfer
-    if (!encoder) encoder.emplace(compression);
-    return encoder->EncodeWithRoom(ByteBuffer(chunks[index].room_and_plain));
+    return Encode(ByteBuffer(chunks[index].room_and_plain));
   };
-  SendOptions options;
-  options.connection_count = config_.connections;
-  options.encoder_count = std::max(1u, std::thread::hardware_concurrency());
-  options.limit = kAheadLimit;
+  LinkMeter meter(policy_);
   const SendReport report = GPUMIG_TRY(SendChunks({peer_.name, peer_.address.host, peer_.address.port}, identity_,
-                                                  migration_, digests, read, options, std::move(stop)));
+                                                  migration_, digests, read, Sending(meter, kAheadLimit),
+                                                  std::move(stop)));
   bytes_sent_ += report.bytes_sent;
   return Ok();
 }
@@ -177,7 +241,6 @@ void PeerLink::DropAhead() {
 }
 
 Result<void> PeerLink::SendMissingChunks(const HashedSource& image, const CallLimit& limit) {
-  const CompressionChoice compression = GPUMIG_TRY(CompressionChoice::Parse(config_.compress));
   std::vector<std::size_t> indexes;
   std::vector<ChunkDigest> digests;
   for (const std::size_t i : CriuFilesFirst(image.manifest())) {
@@ -186,16 +249,12 @@ Result<void> PeerLink::SendMissingChunks(const HashedSource& image, const CallLi
   }
   if (digests.empty()) return Ok();
   const auto read = [&](std::size_t index) -> Result<ByteBuffer> {
-    thread_local std::optional<ChunkEncoder> encoder;  // of one of the encoders' threads, which end with this transfer
-    if (!encoder) encoder.emplace(compression);
     ByteBuffer chunk(kChunkHeaderBytes + image.manifest().chunks[indexes[index]].plain_bytes);
     GPUMIG_TRY(image.ReadChunk(indexes[index], std::span(chunk).subspan(kChunkHeaderBytes)));
-    return encoder->EncodeWithRoom(std::move(chunk));
+    return Encode(std::move(chunk));
   };
-  SendOptions options;
-  options.connection_count = config_.connections;
-  options.encoder_count = std::max(1u, std::thread::hardware_concurrency());
-  options.limit = Left(limit);
+  LinkMeter meter(policy_);
+  const SendOptions options = Sending(meter, Left(limit));
 
   SendProgress progress;
   std::jthread watcher([&](std::stop_token done) {

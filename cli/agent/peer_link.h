@@ -3,15 +3,18 @@
 
 #include <atomic>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "cli/agent/config.h"
 #include "core/base/json.h"
+#include "core/image/codec_policy.h"
 #include "core/image/manifest.h"
 #include "core/session/local_source.h"
 #include "core/session/ports.h"
 #include "transport/http_client.h"
 #include "transport/identity.h"
+#include "transport/token_bucket.h"
 
 namespace gpumig {
 
@@ -33,12 +36,19 @@ Result<std::uint64_t> ImageFormatOf(const Json& json);
 // kUnsupported.
 Result<void> CheckImageFormat(std::uint64_t theirs, std::string_view their_node, std::string_view our_node);
 
+// How a migration's bytes travel, where not as configured.
+struct SendingWishes {
+  std::optional<CompressionChoice> compress;
+  std::optional<std::uint64_t> bandwidth;  // bytes per second, of all connections together
+};
+
 // Ownership: borrows all it is given.
-// Thread safety: from one thread at a time, and ShipAhead() from another beside it; progress() from any.
+// Thread safety: from one thread at a time, and ShipAhead() from another beside it; progress() and SendingToJson() from
+// any.
 class PeerLink : public Peer, public ImageShipper, public AheadShipper {
  public:
   PeerLink(const AgentConfig& config, const NodeIdentity& identity, const PeerConfig& peer, std::string migration,
-           LocalSource& source);
+           LocalSource& source, const SendingWishes& wishes);
 
   // Errors: kUnavailable, kUntrusted; those that the target gives for saying no.
   Result<void> Preflight(const PreflightQuestion& question);
@@ -55,17 +65,27 @@ class PeerLink : public Peer, public ImageShipper, public AheadShipper {
   std::uint64_t bytes_sent() const { return bytes_sent_; }
   // 0 to 1, of the sending.
   double progress() const { return progress_; }
+  // {"compress", "bandwidth_bytes_per_second" (null: no limit), "link_bytes_per_second" (as measured; null: too little
+  // was sent), "chunks_by_method"}
+  Json SendingToJson() const;
 
  private:
   Result<HttpClient*> Client();
-  Result<void> SendManifest(const HashedSource& image, std::stop_token stop);
+  Result<void> SendManifest(const HashedSource& image, const CallLimit& limit);
   Result<void> SendMissingChunks(const HashedSource& image, const CallLimit& limit);
+  // Called from the encoders' threads of a transfer.
+  ByteBuffer Encode(ByteBuffer room_and_plain);
+  SendOptions Sending(SendWatcher& meter, std::chrono::milliseconds limit);
 
   const AgentConfig& config_;
   const NodeIdentity& identity_;
   const PeerConfig& peer_;
   std::string migration_;
   LocalSource& source_;
+  const CompressionChoice compress_;
+  const std::optional<std::uint64_t> bandwidth_;
+  CodecPolicy policy_;
+  TokenBucket bucket_;
   std::optional<HttpClient> client_;
   bool began_ahead_ = false;
   std::atomic<std::uint64_t> bytes_sent_ = 0;

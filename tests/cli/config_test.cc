@@ -17,6 +17,7 @@ cache_bytes = 0
 state = "/srv/gpumig"
 [sending]
 connections = 4
+bandwidth = "800Mbit"
 [[peers]]
 name = "node-b"
 address = "[::1]:7444"
@@ -43,9 +44,19 @@ TEST(AgentConfigTest, ReadsEverySetting) {
   EXPECT_EQ(config->connections, 4u);
   EXPECT_EQ(config->cache.kept_bytes, 0u);
   EXPECT_GT(config->cache.reserve_bytes, 0u);
+  EXPECT_EQ(config->bandwidth, 100'000'000u);
+  EXPECT_TRUE(config->compress.automatic);
   ASSERT_NE(config->FindPeer("node-b"), nullptr);
   EXPECT_EQ(config->FindPeer("node-b")->address.host, "::1");
   EXPECT_EQ(config->FindPeer("node-z"), nullptr);
+}
+
+TEST(AgentConfigTest, WithoutSettingsForSendingThereIsNoLimit) {
+  const auto config = Load(Replaced(kWhole, "bandwidth = \"800Mbit\"", "compress = \"zstd:3\""));
+  ASSERT_THAT(config, IsOk());
+  EXPECT_EQ(config->bandwidth, std::nullopt);
+  EXPECT_EQ(config->compress.zstd_level, 3);
+  EXPECT_FALSE(config->compress.automatic);
 }
 
 TEST(AgentConfigTest, TheSampleInTheDocumentsIsRight) { EXPECT_THAT(LoadAgentConfig(SAMPLE_CONFIG), IsOk()); }
@@ -61,6 +72,9 @@ TEST(AgentConfigTest, WhatIsMissingOrOfTheWrongKindIsNamed) {
   EXPECT_THAT(Load(Replaced(kWhole, "= 4", "= 400")), FailsWith(ErrorCode::kInvalidArgument, "'connections'"));
   EXPECT_THAT(Load(Replaced(kWhole, "cache_bytes = 0", "cache_bytes = -1")),
               FailsWith(ErrorCode::kInvalidArgument, "'cache_bytes'"));
+  EXPECT_THAT(Load(Replaced(kWhole, "800Mbit", "800")), FailsWith(ErrorCode::kInvalidArgument, "sending: bandwidth"));
+  EXPECT_THAT(Load(Replaced(kWhole, "connections = 4", "compress = \"gzip\"")),
+              FailsWith(ErrorCode::kInvalidArgument, "compression 'gzip'"));
   EXPECT_THAT(Load("node = "), FailsWith(ErrorCode::kInvalidArgument, "line 1"));
   EXPECT_THAT(LoadAgentConfig("/no/such/file"), FailsWith(ErrorCode::kNotFound, "/no/such/file"));
 }

@@ -1,5 +1,8 @@
 // Chunks over real TLS, with a proxy in between that cuts.
+#include <algorithm>
+#include <array>
 #include <condition_variable>
+#include <random>
 #include <set>
 #include <thread>
 
@@ -316,12 +319,70 @@ TEST_F(ChunkTransferTest, CancellingEndsItSoon) {
   EXPECT_LT(sink_->put_count(), 200);
 }
 
+TEST_F(ChunkTransferTest, AWatcherIsToldOfEverySendingOnce) {
+  struct Counter : SendWatcher {
+    void SendBegins(std::uint64_t bytes) override {
+      under_way += 1;
+      begun_bytes += bytes;
+    }
+    void SendEnds(std::uint64_t bytes, bool arrived, std::chrono::nanoseconds) override {
+      under_way -= 1;
+      if (arrived) arrived_bytes += bytes;
+    }
+    std::atomic<int> under_way{0};
+    std::atomic<std::uint64_t> begun_bytes{0};
+    std::atomic<std::uint64_t> arrived_bytes{0};
+  } watcher;
+  options_.watcher = &watcher;
+  sink_->DamageNext(1);
+  const auto report = Send(Digests(10), server_->port());
+  ASSERT_THAT(report, IsOk());
+  EXPECT_EQ(watcher.under_way, 0);
+  EXPECT_EQ(watcher.arrived_bytes, 10 * kChunkBytes);
+  EXPECT_EQ(watcher.begun_bytes, 11 * kChunkBytes);
+}
+
 TEST_F(ChunkTransferTest, TheBandwidthLimitHoldsRoughly) {
   // 20 chunks at 20 per second: a second but for the first ones, which go at once.
-  options_.max_bytes_per_second = 20 * kChunkBytes;
+  TokenBucket bucket(20 * kChunkBytes);
+  options_.bucket = &bucket;
   const auto report = Send(Digests(20), server_->port());
   ASSERT_THAT(report, IsOk());
   EXPECT_GE(report->duration, std::chrono::milliseconds(900));
+}
+
+// Of a clock of its own: whoever sends, in whatever order and however late by a little, gets the rate and no more.
+TEST(TokenBucketTest, KeepsTheRateWithinOnePercentInTheSteadyState) {
+  using Time = std::chrono::steady_clock::time_point;
+  const Time begin = Time() + std::chrono::hours(1000);
+  const Time never = Time::max();
+  TokenBucket bucket(100'000'000);
+  std::array<Time, 4> free_at{begin, begin, begin, begin};  // when each sender comes back
+  std::uint64_t bytes = 0;
+  std::mt19937_64 random(1);
+  Time last = begin;
+  while (last < begin + std::chrono::seconds(100)) {
+    Time& sender = *std::ranges::min_element(free_at);
+    const std::uint64_t chunk = 1 + random() % (4 << 20);
+    const auto turn = bucket.Reserve(chunk, sender, never);
+    ASSERT_TRUE(turn.has_value());
+    last = std::max(sender, *turn);
+    bytes += chunk;
+    sender = last + std::chrono::microseconds(random() % 30'000);  // sent, and a bit late
+  }
+  EXPECT_NEAR(static_cast<double>(bytes) / 100, 1e8, 1e6);
+}
+
+TEST(TokenBucketTest, AnIdleLineSavesUpLittle) {
+  using Time = std::chrono::steady_clock::time_point;
+  const Time begin = Time() + std::chrono::hours(1000);
+  TokenBucket bucket(1'000'000);
+  EXPECT_EQ(bucket.Reserve(1'000'000, begin, Time::max()), begin);
+  const Time later = begin + std::chrono::hours(1);
+  std::uint64_t at_once = 0;
+  while (*bucket.Reserve(10'000, later, Time::max()) <= later) at_once += 10'000;
+  EXPECT_LE(at_once, 250'000u);
+  EXPECT_FALSE(bucket.Reserve(1, later, later).has_value());
 }
 
 TEST(TokenBucketTest, GivesUpAtTheDeadlineAndOnStop) {
