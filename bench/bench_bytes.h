@@ -28,4 +28,18 @@ inline std::vector<std::byte> HeapLikeBytes(std::size_t size, std::uint64_t seed
   return bytes;
 }
 
+// Weights of a model: normal floats, cut to `element_bytes` bytes: 2 for bf16, 4 for fp32.
+inline std::vector<std::byte> FloatBytes(std::size_t size, std::uint64_t seed, std::size_t element_bytes) {
+  std::mt19937_64 generator(seed);
+  std::normal_distribution<float> normal(0.0F, 0.02F);
+  std::vector<std::byte> bytes(size);
+  for (std::size_t i = 0; i + element_bytes <= size; i += element_bytes) {
+    const float value = normal(generator);
+    std::byte whole[4];
+    std::memcpy(whole, &value, sizeof(value));
+    std::memcpy(bytes.data() + i, whole + 4 - element_bytes, element_bytes);
+  }
+  return bytes;
+}
+
 }  // namespace gpumig

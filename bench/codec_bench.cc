@@ -1,7 +1,11 @@
+// codec_bench --links: `auto` against its peers, see codec_links.h. Else:
 // What compressing costs a worker, and what it saves: encoding pays where bytes leave more slowly than this makes them.
 #include <benchmark/benchmark.h>
 
+#include <cstring>
+
 #include "bench/bench_bytes.h"
+#include "bench/codec_links.h"
 #include "core/base/check.h"
 #include "core/image/chunk_codec.h"
 
@@ -42,3 +46,11 @@ BENCHMARK(BM_DecodeAndCheck)->Arg(0)->Arg(1);
 
 }  // namespace
 }  // namespace gpumig
+
+int main(int argc, char** argv) {
+  if (argc > 1 && std::strcmp(argv[1], "--links") == 0) return gpumig::CompareCodecsOnLinks();
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}

@@ -12,6 +12,7 @@
 #include "core/image/manifest.h"
 #include "core/session/local_source.h"
 #include "core/session/ports.h"
+#include "transport/chunk_client.h"
 #include "transport/http_client.h"
 #include "transport/identity.h"
 #include "transport/token_bucket.h"
