@@ -289,7 +289,11 @@ CUresult cuCtxResetPersistingL2Cache() { return softgpu::InspectCurrent(); }
 
 CUresult cuCtxSetFlags(unsigned flags) {
   if ((flags & ~static_cast<unsigned>(CU_CTX_FLAGS_MASK)) != 0) return CUDA_ERROR_INVALID_VALUE;
-  return softgpu::InspectCurrent();
+  request::ContextInfo::Reply info;
+  const CUresult result = softgpu::Inspect(CurrentContexts().current(), info);
+  // Flags change nothing here, so those of other contexts are what they were made with.
+  if (result != CUDA_SUCCESS || info.is_primary == 0) return result;
+  return cuDevicePrimaryCtxSetFlags_v2(static_cast<CUdevice>(info.ordinal), flags);
 }
 
 CUresult cuCtxSynchronize_v2(CUcontext context) {

@@ -14,6 +14,8 @@ namespace request = softgpu::request;
 namespace softgpu {
 namespace {
 
+constexpr unsigned kMostRecordFlags = 1;  // CU_EVENT_RECORD_EXTERNAL.
+
 CUresult CreateStream(CUstream* stream, unsigned flags, int priority) {
   if (stream == nullptr) return CUDA_ERROR_INVALID_VALUE;
   request::StreamCreate create;
@@ -186,7 +188,10 @@ CUresult cuEventRecord(CUevent event, CUstream stream) {
   return CallDaemon(record);
 }
 
-CUresult cuEventRecordWithFlags(CUevent event, CUstream stream, unsigned) { return cuEventRecord(event, stream); }
+CUresult cuEventRecordWithFlags(CUevent event, CUstream stream, unsigned flags) {
+  if (flags > softgpu::kMostRecordFlags) return CUDA_ERROR_INVALID_VALUE;
+  return cuEventRecord(event, stream);
+}
 
 CUresult cuEventQuery(CUevent event) {
   request::EventQuery query;
