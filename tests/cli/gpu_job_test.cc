@@ -2,6 +2,7 @@
 // first.
 #include <fcntl.h>
 
+#include <bit>
 #include <csignal>
 
 #include "tests/support/gpumig_cli.h"
@@ -39,7 +40,7 @@ class GpuJobTest : public GpumigCliTest {
     auto daemon = ChildProcess::Start(options);
     ASSERT_THAT(daemon, IsOk());
     daemon_.emplace(std::move(*daemon));
-    for (int i = 0; i < 1000 && !std::filesystem::exists(socket_); ++i)
+    for (int i = 0; i < 6000 && !std::filesystem::exists(socket_); ++i)
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
   void StopDaemon() {
@@ -57,12 +58,15 @@ class GpuJobTest : public GpumigCliTest {
     arguments.insert(arguments.end(), command.begin(), command.end());
     return Gpumig(arguments);
   }
-  static testing::AssertionResult Reaches(const std::filesystem::path& log, std::uint64_t lines) {
-    for (int i = 0; i < 30000; ++i) {
-      if (Lines(log) >= lines) return testing::AssertionSuccess();
-      std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    }
-    return testing::AssertionFailure() << log << " stands at " << Lines(log) << " of " << lines << " lines";
+  // The mean loss that the line of step `step` tells.
+  static float LossOf(const std::filesystem::path& log, std::size_t step) {
+    std::istringstream lines(*ReadTextFile(log));
+    std::string number;
+    std::string loss;
+    std::string trace;
+    for (std::size_t i = 0; i < step; ++i) lines >> number >> loss >> trace;
+    EXPECT_EQ(number, std::to_string(step));
+    return std::bit_cast<float>(static_cast<std::uint32_t>(std::stoul(loss, nullptr, 16)));
   }
 
   std::filesystem::path socket_;
@@ -77,6 +81,7 @@ TEST_F(GpuJobTest, AJobOnFourGpusInThreeProcessesGoesOnOnFourOthersInAnotherOrde
   const auto undisturbed = directory() / "undisturbed";
   ASSERT_EQ(RunRanks("undisturbed", undisturbed, kSteps).code, 0);
   ASSERT_TRUE(Reaches(undisturbed, kSteps));
+  EXPECT_LT(LossOf(undisturbed, kSteps), LossOf(undisturbed, 1) / 2);  // It learns.
 
   const auto log = directory() / "log";
   const CliAnswer run = RunRanks("ranks", log, kSteps);
