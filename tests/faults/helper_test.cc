@@ -53,17 +53,17 @@ class HelperTest : public FaultTest {
 };
 
 TEST_F(HelperTest, AnOfferedHelperIsTakenAndCostsNoInit) {
-  UseNode({DeviceSpec(1)}, {"--fault", "F9=700"});
-  auto job = std::make_unique<GpuProcess>(node().socket(), &softgpu_test::RunJob);
-  Step(*job);
+  UseNode({DeviceSpec(1)});
+  auto job = StartJob();
   const auto owner = Start(/*offers=*/true);
+  node().Ctl("fault set F9=60000");
   const auto begin = steady_clock::now();
   const auto guest = Start(/*offers=*/false, Offer());
-  EXPECT_LT(steady_clock::now() - begin, milliseconds(700));
+  EXPECT_LT(steady_clock::now() - begin, seconds(60));  // As long as an init would take.
   EXPECT_TRUE(guest->is_another_ones());
   EXPECT_EQ(guest->helper_pid(), owner->helper_pid());
   EXPECT_EQ(guest->Describe(), owner->Describe());
-  ASSERT_THAT(guest->Lock(job->pid(), seconds(5)), IsOk());
+  ASSERT_THAT(guest->Lock(job->pid(), seconds(60)), IsOk());
   EXPECT_EQ(*owner->State(job->pid()), GpuState::kLocked);
   ASSERT_THAT(guest->Unlock(job->pid()), IsOk());
 }
@@ -125,11 +125,12 @@ TEST_F(HelperTest, ASlowCallOfOneIsNotAnothers) {
   node().Ctl("fault set F13@" + std::to_string(job->pid()));
   const auto owner = Start(/*offers=*/true);
   const auto guest = Start(/*offers=*/false, Offer());
-  std::jthread slow(
-      [&] { EXPECT_THAT(owner->Lock(job->pid(), milliseconds(1500)), FailsWith(ErrorCode::kDeadlineExceeded, "")); });
+  // It ends only with the job.
+  std::jthread slow([&] { EXPECT_FALSE(owner->Lock(job->pid(), seconds(60)).has_value()); });
   const auto begin = steady_clock::now();
   for (int i = 0; i < 20; ++i) EXPECT_EQ(*guest->State(other->pid()), GpuState::kRunning);
-  EXPECT_LT(steady_clock::now() - begin, seconds(1));
+  EXPECT_LT(steady_clock::now() - begin, seconds(60));
+  kill(job->pid(), SIGKILL);
 }
 
 TEST_F(HelperTest, GarbageIsAnsweredAndHarmsNobodyElse) {
@@ -137,18 +138,18 @@ TEST_F(HelperTest, GarbageIsAnsweredAndHarmsNobodyElse) {
   const auto owner = Start(/*offers=*/true);
   {
     const UniqueFd guest = Connect();
-    ASSERT_THAT(ReceiveHelperMessage(guest.get(), steady_clock::now() + seconds(10)), IsOk());
+    ASSERT_THAT(ReceiveHelperMessage(guest.get(), steady_clock::now() + seconds(60)), IsOk());
     for (const Json& wrong : {Json{{"call", "explode"}, {"process", 1}}, Json{{"call", "lock"}}, Json{{"call", 7}},
                               Json{{"process", 1}}, Json{{"call", "restore"}, {"process", 1}, {"map", {{{"old", 1}}}}},
                               Json{{"call", "state"}, {"process", -1}}}) {
       ASSERT_THAT(SendHelperMessage(guest.get(), wrong), IsOk());
-      const auto answer = ReceiveHelperMessage(guest.get(), steady_clock::now() + seconds(10));
+      const auto answer = ReceiveHelperMessage(guest.get(), steady_clock::now() + seconds(60));
       ASSERT_THAT(answer, IsOk());
       EXPECT_FALSE(CheckHelperAnswer(*answer).has_value()) << ToText(wrong);
     }
     // What is no message at all ends the conversation, and only this one.
     ASSERT_EQ(send(guest.get(), "{[", 2, MSG_NOSIGNAL), 2);
-    EXPECT_THAT(ReceiveHelperMessage(guest.get(), steady_clock::now() + seconds(10)),
+    EXPECT_THAT(ReceiveHelperMessage(guest.get(), steady_clock::now() + seconds(60)),
                 FailsWith(ErrorCode::kUnavailable, ""));
   }
   EXPECT_THAT(owner->Devices(), IsOk());
@@ -174,7 +175,7 @@ TEST_F(HelperTest, EndsWithItsOwnerAndKeepsNobodyOut) {
 }
 
 TEST_F(HelperTest, RefusesToBeStartedByHand) {
-  const auto output = RunCommand({GPU_HELPER}, seconds(10));
+  const auto output = RunCommand({GPU_HELPER}, seconds(60));
   ASSERT_THAT(output, IsOk());
   EXPECT_EQ(output->status.code, 2);
   EXPECT_NE(output->standard_error.find("not by hand"), std::string::npos);

@@ -217,7 +217,8 @@ FaultValues RestoreThread::Faults() const {
   return reply.faults;
 }
 
-CUresult RestoreThread::Checkpoint() {
+// SUCCESS: none that concerns a checkpoint.
+CUresult RestoreThread::ShowFault(bool is_custom) {
   const FaultValues faults = Faults();
   if (ValueOf(faults, Fault::kNoJobFile) != 0 && !client_.has_job_file()) return cuda_abi::CUDA_ERROR_NOT_SUPPORTED;
   if (ValueOf(faults, Fault::kUnsupportedObject) != 0) {
@@ -225,12 +226,18 @@ CUresult RestoreThread::Checkpoint() {
     client_.gate().Open();
     return cuda_abi::CUDA_ERROR_NOT_SUPPORTED;
   }
-  if (ValueOf(faults, Fault::kNoHostMemory) != 0) return cuda_abi::CUDA_ERROR_OUT_OF_MEMORY;
+  // What goes into custom storage needs no host memory.
+  if (!is_custom && ValueOf(faults, Fault::kNoHostMemory) != 0) return cuda_abi::CUDA_ERROR_OUT_OF_MEMORY;
   if (ValueOf(faults, Fault::kNoMig) != 0) {
     for (std::size_t i = 0; i < client_.link().device_count; ++i) {
       if (client_.link().devices[i].description.is_partition != 0) return cuda_abi::CUDA_ERROR_OUT_OF_MEMORY;
     }
   }
+  return cuda_abi::CUDA_SUCCESS;
+}
+
+CUresult RestoreThread::Checkpoint() {
+  if (const CUresult shown = ShowFault(/*is_custom=*/false); shown != cuda_abi::CUDA_SUCCESS) return shown;
   CUresult result = SaveState();
   if (result == cuda_abi::CUDA_SUCCESS) result = SavePieces(/*is_custom=*/false);
   if (result != cuda_abi::CUDA_SUCCESS) {
@@ -259,6 +266,7 @@ void RestoreThread::ReleaseDevices() {
 
 // Device memory stays where it is until Complete(): the caller copies it.
 CUresult RestoreThread::CheckpointCustom() {
+  if (const CUresult shown = ShowFault(/*is_custom=*/true); shown != cuda_abi::CUDA_SUCCESS) return shown;
   CUresult result = SaveState();
   if (result == cuda_abi::CUDA_SUCCESS) result = SavePieces(/*is_custom=*/true);
   if (result == cuda_abi::CUDA_SUCCESS) result = ShowPieces(client_.link());

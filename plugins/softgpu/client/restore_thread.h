@@ -59,6 +59,7 @@ class RestoreThread {
   cuda_abi::CUresult ImportInto(SessionLink& link) const;
   cuda_abi::CUresult FillMemory(const SessionLink& link) const;
   FaultValues Faults() const;
+  cuda_abi::CUresult ShowFault(bool is_custom);
   cuda_abi::CUprocessState state() const;
   void set_state(cuda_abi::CUprocessState state) { page_.state.store(state); }
 

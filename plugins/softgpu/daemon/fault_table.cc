@@ -10,7 +10,7 @@ namespace {
 
 struct Known {
   std::uint32_t number;
-  const char* always;  // Not null: it cannot be switched, for the emulation always does so.
+  const char* always;  // Not null: it cannot be switched off, for the emulation always does so.
 };
 
 constexpr std::uint32_t kDefaultInitMs = 2000;
@@ -94,11 +94,17 @@ std::variant<FaultSetting, std::string> ParseFault(std::string_view text) {
   const auto* known =
       std::find_if(std::begin(kKnown), std::end(kKnown), [&](const Known& k) { return k.number == number; });
   if (!number || known == std::end(kKnown)) return "there are faults F1 to F16, but no \"" + std::string(text) + "\"";
-  if (known->always != nullptr) return std::string(text) + " cannot be switched: " + known->always;
   setting.fault = *number;
   const bool is_slow_init = setting.fault == static_cast<std::uint32_t>(Fault::kSlowInit);
   setting.value = value.value_or(is_slow_init ? kDefaultInitMs : 1);
   return setting;
+}
+
+const char* WhyAlwaysShown(const FaultSetting& setting) {
+  for (const Known& known : kKnown) {
+    if (known.number == setting.fault) return known.always;
+  }
+  return nullptr;
 }
 
 std::string ToString(const FaultSetting& setting) {

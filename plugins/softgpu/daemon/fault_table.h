@@ -31,9 +31,10 @@ class FaultTable {
   std::vector<FaultSetting> settings_;  // Guarded by mutex_.
 };
 
-// "F9", "F9=500", "F1@4242": of process 4242 alone. The string is what is wrong, also for numbers that name what the
-// emulation always does.
+// "F9", "F9=500", "F1@4242": of process 4242 alone. The string is what is wrong.
 std::variant<FaultSetting, std::string> ParseFault(std::string_view text);
+// In what way the emulation shows this fault whether it is set or not; null: it shows it while it is set.
+const char* WhyAlwaysShown(const FaultSetting& setting);
 std::string ToString(const FaultSetting& setting);
 
 }  // namespace softgpu

@@ -197,7 +197,12 @@ int ControlFault(const std::string& socket, const std::string& verb, const std::
       return 2;
     }
     changes.push_back(std::get<FaultSetting>(setting));
-    if (verb == "clear") changes.back().value = 0;
+    if (verb != "clear") continue;
+    changes.back().value = 0;
+    if (const char* always = WhyAlwaysShown(changes.back()); always != nullptr) {
+      std::fprintf(stderr, "softgpud: fault: %s cannot be cleared: %s\n", text.c_str(), always);
+      return 2;
+    }
   }
   if (changes.empty()) changes.emplace_back();
   for (const FaultSetting& change : changes) {

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <signal.h>
-#include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -20,6 +19,7 @@
 #include "tests/plugins/softgpu/job.h"
 #include "tests/plugins/softgpu/kernels.h"
 #include "tests/plugins/softgpu/soft_node.h"
+#include "tests/plugins/softgpu/stopped_threads.h"
 #include "tests/support/needs.h"
 
 namespace softgpu_test {
@@ -52,7 +52,7 @@ class SoftGpuCheckpointTest : public testing::Test {
     std::filesystem::rename(socket_ + ".new", socket_);
   }
 
-  CUresult Lock(pid_t pid, unsigned timeout_ms = 10000) {
+  CUresult Lock(pid_t pid, unsigned timeout_ms = 60000) {
     CUcheckpointLockArgs args{};
     args.timeoutMs = timeout_ms;
     return cuda_.cuCheckpointProcessLock(pid, &args);
@@ -353,7 +353,7 @@ TEST_F(SoftGpuCheckpointTest, CallsOfALockedProcessWaitForTheUnlock) {
   ASSERT_EQ(Restore(job.pid()), CUDA_SUCCESS);
   EXPECT_FALSE(job.link().HasArrived(100));
   ASSERT_EQ(Unlock(job.pid()), CUDA_SUCCESS);
-  EXPECT_TRUE(job.link().HasArrived(10000));
+  EXPECT_TRUE(job.link().HasArrived(60000));
 }
 
 // Starts a kernel that runs until a flag is set, and sets it when told.
@@ -392,7 +392,7 @@ TEST_F(SoftGpuCheckpointTest, ALockThatTimesOutLeavesTheProcessRunning) {
     EXPECT_EQ(Lock(job.pid(), 200), CUDA_ERROR_NOT_READY);
     const auto passed = std::chrono::steady_clock::now() - begin;
     EXPECT_GE(passed, std::chrono::milliseconds(200));
-    EXPECT_LT(passed, std::chrono::seconds(4));
+    EXPECT_LT(passed, std::chrono::seconds(30));
     EXPECT_EQ(State(job.pid()), CU_PROCESS_STATE_RUNNING);
   }
   job.link().Send(1);  // It can still call the driver, and ends the kernel.
@@ -524,31 +524,6 @@ TEST_F(SoftGpuCheckpointTest, WhoMayNotLookIntoTheProcessIsNotPermitted) {
   EXPECT_EQ(status, 0);
   EXPECT_EQ(State(job.pid()), CU_PROCESS_STATE_RUNNING);
 }
-
-// Stops threads one by one, wherever they are.
-class StoppedThreads {
- public:
-  StoppedThreads(pid_t pid, pid_t except) {
-    for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/task")) {
-      const pid_t tid = std::stoi(entry.path().filename());
-      if (tid == except) continue;
-      if (ptrace(PTRACE_SEIZE, tid, nullptr, nullptr) != 0 || ptrace(PTRACE_INTERRUPT, tid, nullptr, nullptr) != 0) {
-        ADD_FAILURE() << "cannot stop thread " << tid;
-        continue;
-      }
-      int status = 0;
-      waitpid(tid, &status, __WALL);
-      tids_.push_back(tid);
-    }
-  }
-  ~StoppedThreads() {
-    for (const pid_t tid : tids_) ptrace(PTRACE_DETACH, tid, nullptr, nullptr);
-  }
-  std::size_t count() const { return tids_.size(); }
-
- private:
-  std::vector<pid_t> tids_;
-};
 
 // Threads that are in malloc, stdio and driver calls all the time, stopped at whatever instruction they are at: some
 // hold locks. The restore thread must get through without any.

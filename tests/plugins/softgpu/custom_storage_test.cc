@@ -61,7 +61,7 @@ struct Carrier {
   }
   CUresult Lock(pid_t pid) {
     CUcheckpointLockArgs args{};
-    args.timeoutMs = 10000;
+    args.timeoutMs = 60000;
     return cuda.cuCheckpointProcessLock(pid, &args);
   }
   // Everything but what state 4 and 5 allow.

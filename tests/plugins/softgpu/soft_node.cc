@@ -53,7 +53,7 @@ SoftNode::SoftNode(std::vector<std::string> devices, std::vector<std::string> mo
     execv(argv[0], argv.data());
     _exit(127);
   }
-  for (int i = 0; i < 1000; ++i) {
+  for (int i = 0; i < 6000; ++i) {
     const int fd = ConnectTo(socket_.c_str());
     if (fd >= 0) {
       close(fd);
@@ -70,7 +70,7 @@ SoftNode::~SoftNode() {
     kill(pid_, SIGTERM);
     int status = -1;
     pid_t ended = 0;
-    for (int i = 0; i < 2000 && ended == 0; ++i) {
+    for (int i = 0; i < 6000 && ended == 0; ++i) {
       ended = waitpid(pid_, &status, WNOHANG);
       if (ended == 0) std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
@@ -115,7 +115,7 @@ std::int64_t SoftNode::used_bytes() const { return SumOf(Status(), "used_bytes")
 std::int64_t SoftNode::session_count() const { return SumOf(Status(), "sessions"); }
 
 bool SoftNode::WaitUntilUnused() const {
-  for (int i = 0; i < 200; ++i) {
+  for (int i = 0; i < 1200; ++i) {
     const std::string status = Status();
     if (SumOf(status, "used_bytes") == 0 && SumOf(status, "sessions") == 0) return true;
     std::this_thread::sleep_for(std::chrono::milliseconds(50));

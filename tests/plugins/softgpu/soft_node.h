@@ -29,7 +29,7 @@ class SoftNode {
   // As softgpud --status says. -1: the daemon does not answer.
   std::int64_t used_bytes() const;
   std::int64_t session_count() const;
-  // False: it was not so within ten seconds.
+  // False: it was not so within a minute.
   bool WaitUntilUnused() const;
 
  private:
