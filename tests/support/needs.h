@@ -1,5 +1,5 @@
-// What a test needs of its machine. A test whose need is not met skips with a reason; GPUMIG_REQUIRE=gpu,criu,root (any
-// of them) turns that skip into a failure.
+// What a test needs of its machine. A test whose need is not met skips with a reason; GPUMIG_REQUIRE=gpu,criu,root,nvcc
+// (any of them) turns that skip into a failure.
 #pragma once
 
 #include <gtest/gtest.h>

@@ -18,6 +18,7 @@
 #include <string>
 
 #include "tests/plugins/softgpu/ptx/machine.h"
+#include "tests/support/needs.h"
 
 namespace softgpu::ptx {
 namespace {
@@ -26,10 +27,14 @@ using Floats = std::vector<float>;
 using Words = std::vector<std::uint32_t>;
 using LongWords = std::vector<std::uint64_t>;
 
+std::string NvccPath() {
+  const char* root = std::getenv("CUDA_HOME");
+  return std::string(root != nullptr ? root : "/usr/local/cuda") + "/bin/nvcc";
+}
+
 // What nvcc makes of the source now; nothing of its output is kept. Empty: it is not there, or fails.
 std::string CompileWithNvcc() {
-  const char* root = std::getenv("CUDA_HOME");
-  const std::string nvcc = std::string(root != nullptr ? root : "/usr/local/cuda") + "/bin/nvcc";
+  const std::string nvcc = NvccPath();
   if (!std::filesystem::exists(nvcc)) return {};
   std::string directory = (std::filesystem::temp_directory_path() / "softgpu-nvcc-XXXXXX").string();
   if (mkdtemp(directory.data()) == nullptr) return {};
@@ -72,7 +77,11 @@ class TenKernelsTest : public testing::TestWithParam<Compiler> {
   }
 
   void SetUp() override {
-    if (TextOf(GetParam()).empty()) GTEST_SKIP() << "there is no nvcc: set CUDA_HOME to a toolkit";
+    if (GetParam() == Compiler::kNvcc) {
+      GPUMIG_NEEDS("nvcc", std::filesystem::exists(NvccPath()),
+                   "needs nvcc: " + NvccPath() + " is not there; set CUDA_HOME to a toolkit");
+    }
+    ASSERT_FALSE(TextOf(GetParam()).empty()) << NvccPath() << " cannot compile ten_kernels.cu, see above";
   }
 
   std::mt19937 random_{5};
