@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -33,6 +34,9 @@ namespace {
 constexpr std::uint64_t kBase = std::uint64_t{1} << 40;
 constexpr std::uint64_t kBytes = std::uint64_t{16} << 20;
 constexpr std::size_t kMaxPackets = 64;
+// What must be answered is, however busy the machine; of the rest some waits for ever, and is left after a moment.
+constexpr std::chrono::milliseconds kAnswerLimit{60000};
+constexpr std::chrono::milliseconds kPatience{50};
 
 class Node {
  public:
@@ -99,6 +103,7 @@ std::size_t BodyBytes(Op op) {
     case Op::kEventDestroy:
     case Op::kEventQuery:
     case Op::kEventWait:
+    case Op::kModuleLoad:
     case Op::kModuleUnload:
     case Op::kModuleFunction:
     case Op::kModuleGlobal:
@@ -109,6 +114,7 @@ std::size_t BodyBytes(Op op) {
     case Op::kServiceDone:
     case Op::kCopyTurnDone:
     case Op::kDrain:
+    case Op::kCloseView:
       return 8;
     case Op::kReserve:
     case Op::kUnreserve:
@@ -121,15 +127,18 @@ std::size_t BodyBytes(Op op) {
     case Op::kStreamWaitEvent:
     case Op::kFunctionSet:
     case Op::kModuleKernel:
+    case Op::kBandwidth:
       return 16;
     case Op::kCopyIn:
     case Op::kCopyOut:
     case Op::kCopyNow:
     case Op::kHostFunction:
+    case Op::kOpenView:
       return 24;
     case Op::kMap:
     case Op::kPhysicalCreate:
     case Op::kIpcOpen:
+    case Op::kCopyTurn:
       return 32;
     case Op::kCopyDeferred:
       return sizeof(request::CopyDeferred);
@@ -144,11 +153,18 @@ std::size_t BodyBytes(Op op) {
   }
 }
 
-// As a request: the first byte its kind, the next which context; small numbers become ids and addresses that exist.
-std::vector<std::byte> Wellformed(std::span<const std::uint8_t> input, Id first_context, bool& waits) {
+// What a packet becomes on its way.
+struct Sent {
+  std::vector<std::byte> packet;
+  std::span<const std::byte> file;  // What is in the file that comes along.
+  bool waits = false;               // For an answer that may never come.
+};
+
+// As a request: the first byte its kind, the next which context; small numbers become ids and addresses that exist. What
+// is left is payload, and the file.
+Sent Wellformed(std::span<const std::uint8_t> input, Id first_context) {
   RequestHeader header;
   header.op = static_cast<Op>(input[0] % (static_cast<unsigned>(Op::kModuleKernel) + 2));
-  waits = Waits(header.op);
   header.context = first_context + input[1] % 4;
   std::vector<std::byte> body(BodyBytes(header.op));
   std::size_t used = 2;
@@ -162,21 +178,27 @@ std::vector<std::byte> Wellformed(std::span<const std::uint8_t> input, Id first_
     std::memcpy(body.data() + i, &word, std::min<std::size_t>(body.size() - i, i % 8 == 0 ? 8 : 4));
     if (i % 8 == 0 && kind % 4 != 0) i += 4;
   }
-  const auto payload = std::as_bytes(input.subspan(std::min(used, input.size())));
+  const auto rest = std::as_bytes(input.subspan(std::min(used, input.size())));
+  // A text that comes in the file is refused as a payload.
+  const auto payload = header.op == Op::kModuleLoad ? std::span<const std::byte>() : rest;
   header.body_bytes = static_cast<std::uint32_t>(body.size());
   header.payload_bytes = static_cast<std::uint32_t>(payload.size());
   std::vector<std::byte> packet(sizeof(header));
   std::memcpy(packet.data(), &header, sizeof(header));
   packet.insert(packet.end(), body.begin(), body.end());
   packet.insert(packet.end(), payload.begin(), payload.end());
-  return packet;
+  return {std::move(packet), rest, Waits(header.op)};
+}
+
+void LimitAnswers(int socket, std::chrono::milliseconds limit) {
+  const timeval time{limit.count() / 1000, limit.count() % 1000 * 1000};
+  setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof(time));
 }
 
 int Connect() {
   const int socket = ConnectTo(Node::Get().path());
   if (socket < 0) std::abort();
-  const timeval limit{0, 50000};
-  setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+  LimitAnswers(socket, kAnswerLimit);
   return socket;
 }
 
@@ -188,14 +210,14 @@ UniqueFd FileWith(std::span<const std::byte> content) {
 }
 
 // Sends and, unless the answer may never come, waits for it. False: the daemon has hung up, or is at it for long.
-bool Talk(int socket, std::span<const std::byte> packet, bool waits, std::span<const std::byte> file_content) {
-  const iovec part{const_cast<std::byte*>(packet.data()), packet.size()};
-  const UniqueFd file = FileWith(file_content);
+bool Talk(int socket, const Sent& sent) {
+  const iovec part{const_cast<std::byte*>(sent.packet.data()), sent.packet.size()};
+  const UniqueFd file = FileWith(sent.file);
   const int fd = file.get();
   // An odd number of bytes: without the file.
-  const std::size_t fd_count = file_content.size() % 2 == 0 ? 1 : 0;
+  const std::size_t fd_count = sent.file.size() % 2 == 0 ? 1 : 0;
   if (!SendPacket(socket, std::span(&part, 1), std::span(&fd, fd_count))) return false;
-  if (waits) return true;
+  if (sent.waits) return true;
   std::vector<std::byte> answer(kMaxMessageBytes);
   const iovec room{answer.data(), answer.size()};
   ReceivedFds fds;
@@ -227,25 +249,27 @@ void Try(std::span<const std::uint8_t> input) {
   attach.token = session.token;
   request::PrimaryRetain::Reply primary;
   if (!Ask(channel, attach, empty) || !Ask(channel, request::PrimaryRetain{}, primary)) std::abort();
+  LimitAnswers(channel, kPatience);
   for (std::size_t packets = 0; packets < kMaxPackets && input.size() >= 4; ++packets) {
     const std::size_t length = std::min<std::size_t>(2 + (input[0] | (input[1] & 15U) << 8), input.size() - 2);
     const auto content = input.subspan(2, length);
     const bool is_raw = (input[1] & 0x80) != 0;
     input = input.subspan(2 + length);
-    bool waits = is_raw;
-    const auto packet = is_raw ? std::vector<std::byte>(std::as_bytes(content).begin(), std::as_bytes(content).end())
-                               : Wellformed(content, primary.context, waits);
-    if (Talk(channel, packet, waits, std::as_bytes(content)) && !waits) continue;
+    const auto bytes = std::as_bytes(content);
+    const Sent sent = is_raw ? Sent{{bytes.begin(), bytes.end()}, bytes, true} : Wellformed(content, primary.context);
+    if (Talk(channel, sent) && !sent.waits) continue;
     close(channel);
     channel = Connect();
     if (!Ask(channel, attach, empty)) std::abort();
+    LimitAnswers(channel, kPatience);
   }
   close(channel);
   if (!Ask(owner, request::CloseSession{}, empty)) std::abort();
   close(owner);
   // The threads of connections that we have left may hold shared memory for a moment more.
-  for (int tries = 0; UsedBytes() != 0; ++tries) {
-    if (tries == 1000) std::abort();
+  const auto deadline = std::chrono::steady_clock::now() + kAnswerLimit;
+  while (UsedBytes() != 0) {
+    if (std::chrono::steady_clock::now() > deadline) std::abort();
     usleep(1000);
   }
 }
