@@ -160,8 +160,8 @@ struct Sent {
   bool waits = false;               // For an answer that may never come.
 };
 
-// As a request: the first byte its kind, the next which context; small numbers become ids and addresses that exist. What
-// is left is payload, and the file.
+// As a request: the first byte its kind, the next which context; small numbers become ids and addresses that exist.
+// What is left is payload, and the file.
 Sent Wellformed(std::span<const std::uint8_t> input, Id first_context) {
   RequestHeader header;
   header.op = static_cast<Op>(input[0] % (static_cast<unsigned>(Op::kModuleKernel) + 2));
