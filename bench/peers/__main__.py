@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import signal
+import subprocess
 import sys
 import time
 
@@ -62,6 +63,10 @@ class Results:
             row = work()
         except Unavailable as error:
             self.skip(label, str(error))
+            return
+        except (OSError, LookupError, ValueError, subprocess.SubprocessError) as error:
+            # An answer that nobody expected: one row less, not the end of hours of measuring.
+            self.skip(label, f"{type(error).__name__}: {error}")
             return
         self.runs.setdefault((peer, mib), []).append(row)
         shown = ", ".join(f"{key} {value:.1f}" for key, value in row.items() if isinstance(value, (int, float)))
@@ -267,4 +272,5 @@ def main():
                           "mib": plan.move, "quick": plan.quick, "seconds": round(time.monotonic() - begin, 1)}))
 
 
-main()
+if __name__ == "__main__":
+    main()
