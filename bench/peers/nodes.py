@@ -26,7 +26,7 @@ class Nodes:
         self.memory = tempfile.mkdtemp(prefix="gpumig-bench-", dir="/dev/shm")
         self._directory = os.path.join(self.disk, "nodes")
         try:
-            self._two_nodes("up", self._directory, "--build", self.build, "--gpus", "0")
+            self._two_nodes("up", self._directory, "--build", self.build, "--gpus", "0", "--setting", "cache_bytes = 0")
             self._pids = {node: int(read(f"{self._directory}/{node}/pid")) for node in ("node-a", "node-b")}
             self._addresses = self._find_addresses()
             self._make_certificate()
