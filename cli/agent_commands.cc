@@ -170,4 +170,50 @@ CommandOutcome Status(const StatusArguments& arguments) {
   return outcome ? *std::move(outcome) : Refusal(outcome.error());
 }
 
+namespace {
+
+double PartOf(const Json& report, const char* parts, const char* name) {
+  return report.contains(parts) ? report[parts].value(name, 0.0) : 0.0;
+}
+
+std::uint64_t BytesPerSecond(std::uint64_t bytes, double milliseconds) {
+  return milliseconds > 0 ? static_cast<std::uint64_t>(static_cast<double>(bytes) / milliseconds * 1000) : 0;
+}
+
+void LearnFrom(const Json& report, HostRates& rates) {
+  const std::uint64_t device_bytes = report.value("device_bytes", std::uint64_t{0});
+  if (const auto rate = BytesPerSecond(device_bytes, PartOf(report, "downtime_parts_ms", "device_capture")); rate > 0)
+    rates.gpu_capture = rate;
+  if (const auto rate = BytesPerSecond(device_bytes, PartOf(report, "target_parts_ms", "device_restore")); rate > 0)
+    rates.gpu_restore = rate;
+  double fixed_ms = 0;
+  for (const char* part : {"quiesce", "freeze", "prepare", "commit", "thaw"})
+    fixed_ms += PartOf(report, "downtime_parts_ms", part);
+  // Restoring GPUs is within prepare.
+  fixed_ms = std::max(0.0, fixed_ms - PartOf(report, "target_parts_ms", "device_restore"));
+  rates.fixed = std::chrono::microseconds(static_cast<std::int64_t>(fixed_ms * 1000));
+}
+
+}  // namespace
+
+Result<LinkRate> AskForLinkRate(const std::string& socket, const std::string& node, std::chrono::milliseconds span) {
+  HttpClient client = GPUMIG_TRY(Connect(socket));
+  const Json answer = GPUMIG_TRY(
+      CallWithMessage(client, "/v1/link-rate", {{"to", node}, {"span_ms", static_cast<std::uint64_t>(span.count())}}));
+  LinkRate rate;
+  rate.bytes_per_second = GPUMIG_TRY(UnsignedMember(answer, "bytes_per_second"));
+  rate.connection_count = static_cast<std::uint32_t>(GPUMIG_TRY(UnsignedMember(answer, "connections")));
+  rate.measured_at = UtcNow();
+  return rate;
+}
+
+Result<void> LearnFromMoves(const std::string& socket, HostRates& rates) {
+  HttpClient client = GPUMIG_TRY(Connect(socket));
+  const Json all = GPUMIG_TRY(GetJson(client, "/v1/migrations"));
+  for (const Json& one : GPUMIG_TRY(ArrayMember(all, "out"))) {
+    if (one.contains("report") && one["report"].value("ending", "") == "moved") LearnFrom(one["report"], rates);
+  }
+  return Ok();
+}
+
 }  // namespace gpumig

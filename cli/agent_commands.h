@@ -5,6 +5,7 @@
 #include <string>
 
 #include "cli/command.h"
+#include "core/session/host_rates.h"
 
 namespace gpumig {
 
@@ -27,5 +28,12 @@ struct StatusArguments {
   std::string socket;
 };
 CommandOutcome Status(const StatusArguments& arguments);
+
+// Has the agent send to `node` for about `span`. Errors: kUnavailable, no agent; those of reaching the node.
+Result<LinkRate> AskForLinkRate(const std::string& socket, const std::string& node, std::chrono::milliseconds span);
+
+// What moves from here have shown: how fast GPUs were read and filled, and what a pause takes without bytes. The last
+// one that tells counts; what none tells stays as it is. Errors: kUnavailable, no agent.
+Result<void> LearnFromMoves(const std::string& socket, HostRates& rates);
 
 }  // namespace gpumig

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "core/session/pause_forecast.h"
 
 namespace gpumig {
 
@@ -24,6 +25,16 @@ struct PreflightArguments {
   std::vector<std::string> gpu_map;  // "OLD=NEW"
 };
 CommandOutcome Preflight(const PreflightArguments& arguments);
+
+struct BenchArguments {
+  std::string to;  // node whose link is measured; empty: none
+  std::uint32_t seconds = 4;
+  std::uint32_t gib = 1;  // of a move that is forecast
+  std::string socket;     // of the agent; empty: as for migrate
+};
+CommandOutcome Bench(const BenchArguments& arguments);
+
+Json ForecastToJson(const Result<PauseForecast>& forecast);
 
 // "OLD=NEW" for each GPU.
 Result<std::vector<GpuPair>> ParseGpuMap(const std::vector<std::string>& texts);

@@ -136,6 +136,13 @@ void AddAgentCommands(CLI::App& app, Command& chosen) {
   sub->add_option("--lock-timeout-ms", migrate->lock_timeout_ms, "How long GPU work that was begun may take to end")
       ->check(CLI::Range(1u, 3'600'000u));
   sub->add_option("--socket", migrate->socket, "The agent's socket");
+  auto bench = std::make_shared<BenchArguments>();
+  sub = AddCommand(app, chosen, "bench", "How fast this host and a link move bytes, and what bounds a move",
+                   [bench] { return Bench(*bench); });
+  sub->add_option("--to", bench->to, "Also measure the link to this node, through the agents");
+  sub->add_option("--seconds", bench->seconds, "How long to measure, about")->check(CLI::Range(1u, 120u));
+  sub->add_option("--gib", bench->gib, "Forecast a move of as much memory")->check(CLI::Range(1u, 1u << 20));
+  sub->add_option("--socket", bench->socket, "The agent's socket");
   auto status = std::make_shared<StatusArguments>();
   sub = AddCommand(app, chosen, "status", "Migrations of this node: who may run, what is awaited",
                    [status] { return Status(*status); });

@@ -1,9 +1,13 @@
 // gpumig preflight: whether a workload could be captured now, where it would land, and what it would take. Touches
 // nothing.
+#include <algorithm>
+
 #include "cli/composition.h"
 #include "cli/local_commands.h"
+#include "cli/timed_parts.h"
 #include "core/host/process.h"
 #include "core/session/blockers.h"
+#include "core/session/pause_forecast.h"
 #include "core/session/registry.h"
 #include "device_state/gpu_map.h"
 
@@ -81,6 +85,45 @@ Result<Findings> Look(const PreflightArguments& arguments, const Workload& workl
   return findings;
 }
 
+// To the node with the slowest link that `gpumig bench` measured: where it goes is not known yet.
+Result<PauseForecast> Forecast(const HostRates& rates, const Findings& findings, std::string& node) {
+  const auto slowest =
+      std::ranges::min_element(rates.links, {}, [](const auto& link) { return link.second.bytes_per_second; });
+  if (slowest == rates.links.end()) {
+    return MakeError(ErrorCode::kFailedPrecondition, "no link was ever measured")
+        .WithNextStep("measure with: gpumig bench --to NODE");
+  }
+  node = slowest->first;
+  return PredictPause(rates, {.host_bytes = findings.host_bytes,
+                              .device_bytes = findings.device_bytes,
+                              .node = node,
+                              .connection_count = slowest->second.connection_count});
+}
+
+// Into the outcome, for people too.
+void AddForecast(const Site& site, const Findings& findings, CommandOutcome& outcome) {
+  outcome.json["predicted_downtime_ms"] = nullptr;
+  const Result<HostRates> rates = LoadHostRates(site.state_directory);
+  if (!rates && rates.error().code() == ErrorCode::kNotFound) {
+    outcome.text += "  time how long it would stand still is not known; measure with: gpumig bench --to NODE\n";
+    return;
+  }
+  std::string node;
+  const Result<PauseForecast> forecast =
+      rates ? Forecast(*rates, findings, node) : Result<PauseForecast>(rates.error());
+  outcome.json["forecast"] = ForecastToJson(forecast);
+  if (!forecast) {
+    outcome.text += fmt::format("  time how long it would stand still is not known: {}\n", forecast.error().message());
+    return;
+  }
+  outcome.json["predicted_downtime_ms"] = Milliseconds(forecast->total);
+  outcome.json["forecast"]["to"] = node;
+  outcome.json["forecast"]["measured_at"] = rates->links.at(node).measured_at;
+  outcome.text +=
+      fmt::format("  time about {:.1f} s of standing still on a move to {} (link measured {}), bound by: {}\n",
+                  Milliseconds(forecast->total) / 1000, node, rates->links.at(node).measured_at, forecast->bound_by);
+}
+
 }  // namespace
 
 CommandOutcome Preflight(const PreflightArguments& arguments) {
@@ -100,8 +143,7 @@ CommandOutcome Preflight(const PreflightArguments& arguments) {
                   {"blockers", findings->blockers},
                   {"warnings", findings->warnings},
                   {"gpu_map", GpuMapToJson(findings->map)},
-                  {"predicted_bytes", {{"host", findings->host_bytes}, {"device", findings->device_bytes}}},
-                  {"predicted_downtime_ms", nullptr}};
+                  {"predicted_bytes", {{"host", findings->host_bytes}, {"device", findings->device_bytes}}}};
   outcome.text = fmt::format("{} (process {}) {}\n", workload->name, workload->root,
                              able ? "can be captured now" : "cannot be captured now") +
                  findings->text;
@@ -109,6 +151,7 @@ CommandOutcome Preflight(const PreflightArguments& arguments) {
     outcome.text += fmt::format("  gpu  {} -> {}: {}\n", pair.old_uuid, pair.new_uuid, pair.why);
   outcome.text += fmt::format("  size {} of host memory, at most {} of device memory\n",
                               HumanBytes(findings->host_bytes), HumanBytes(findings->device_bytes));
+  AddForecast(site, *findings, outcome);
   if (able) return outcome;
   outcome.code = ExitCode::kRefused;
   outcome.standing = "nothing was touched";

@@ -1,15 +1,21 @@
 #include "cli/agent/agent.h"
 
+#include <algorithm>
+
 #include "core/base/byte_rate.h"
 #include "core/base/file.h"
 #include "core/base/log.h"
 #include "core/image/manifest.h"
 #include "device_state/serialised_device_port.h"
 #include "transport/chunk_service.h"
+#include "transport/link_meter.h"
 #include "transport/message_client.h"
 
 namespace gpumig {
 namespace {
+
+// A request to the agent must be answered within two minutes.
+constexpr std::chrono::milliseconds kLongestLinkSpan{60'000};
 
 // Chunks as they come over the wire, into the image that they belong to.
 class IncomingChunks : public ChunkSink {
@@ -136,7 +142,25 @@ Router Agent::RemoteRoutes() {
                    std::shared_ptr<LocalTarget> image = GPUMIG_TRY(incoming_->Image(peer.node, migration));
                    return std::shared_ptr<ChunkSink>(std::make_shared<IncomingChunks>(std::move(image)));
                  });
+  AddDiscardRoute(router);
   return router;
+}
+
+Result<Json> Agent::LinkRateTo(const Json& question, const HttpRequest& request) {
+  const std::string node = GPUMIG_TRY(StringMember(question, "to"));
+  const std::chrono::milliseconds span(
+      std::min<std::uint64_t>(GPUMIG_TRY(UnsignedMember(question, "span_ms")), kLongestLinkSpan.count()));
+  const PeerConfig* peer = config_.FindPeer(node);
+  if (peer == nullptr) {
+    return MakeError(ErrorCode::kNotFound, "node {} is not among the peers of {}", node, config_.node)
+        .WithNextStep("add it to [[peers]] in gpumigd's configuration");
+  }
+  const LinkMeasurement measured =
+      GPUMIG_TRY(MeasureLink({peer->name, peer->address.host, peer->address.port}, identity_,
+                             {.connection_count = config_.connections, .span = span}, request.stop));
+  return Json{{"bytes_per_second", measured.bytes_per_second()},
+              {"bytes", measured.bytes},
+              {"connections", measured.connection_count}};
 }
 
 Router Agent::LocalRoutes() {
@@ -147,6 +171,8 @@ Router Agent::LocalRoutes() {
     const std::string migration = GPUMIG_TRY(outgoing_->Begin(wanted));
     return Json{{"migration", migration}};
   });
+  AddMessageRoute(router, "/v1/link-rate",
+                  [this](const Json& question, const HttpRequest& request) { return LinkRateTo(question, request); });
   router.Add("GET", "/v1/migrations", [this](const HttpRequest&) -> Result<HttpResponse> {
     return HttpResponse::OfJson(
         {{"node", config_.node}, {"out", outgoing_->StatusOfAll()}, {"in", incoming_->StatusOfAll()}});

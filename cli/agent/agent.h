@@ -30,6 +30,7 @@ class Agent {
   Result<void> Open();
   Router RemoteRoutes();
   Router LocalRoutes();
+  Result<Json> LinkRateTo(const Json& question, const HttpRequest& request);
 
   AgentConfig config_;
   NodeIdentity identity_;
