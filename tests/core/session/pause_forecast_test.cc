@@ -118,7 +118,7 @@ TEST(HostRatesTest, ComeBackFromDiskAsTheyWere) {
 
 TEST(HostRatesTest, RefusesALinkThatCarriesNothing) {
   Json json = ToJson(SomeRates());
-  json["links"]["node-b"]["connections"] = 0;
+  json["links"]["node-b"]["connections"] = 0u;
   EXPECT_THAT(HostRatesFromJson(json), FailsWith(ErrorCode::kDamaged, "node-b"));
   json = ToJson(SomeRates());
   json["bytes_per_second"]["digest"] = "fast";
