@@ -21,7 +21,7 @@ struct Findings {
   HostRates rates;
   Json skipped = Json::object();
 
-  void Take(const char* name, std::uint64_t HostRates::*member, const Result<std::uint64_t>& rate) {
+  void Take(const char* name, std::uint64_t HostRates::* member, const Result<std::uint64_t>& rate) {
     if (rate) {
       rates.*member = *rate;
     } else {

@@ -83,8 +83,8 @@ Result<std::vector<DeviceRegion>> StreamOut(DeviceRegionBackend& backend, pid_t 
 
 // The reverse, into a process that StreamOut() captured. kCheckpointed -> kLocked, if its regions are `expected`.
 //
-// Where `give` fails the process is kCheckpointed again, with zeros for memory, and this can be tried anew. Errors: those of the
-// above and of `give`; kDamaged, the driver's regions are not `expected`: likewise.
+// Where `give` fails the process is kCheckpointed again, with zeros for memory, and this can be tried anew. Errors:
+// those of the above and of `give`; kDamaged, the driver's regions are not `expected`: likewise.
 Result<void> StreamIn(DeviceRegionBackend& backend, pid_t process, std::span<const GpuPair> map,
                       std::span<const DeviceRegion> expected, std::size_t buffer_bytes, const GiveRegionFn& give);
 

@@ -210,9 +210,9 @@ Result<void> PeerLink::ShipAhead(std::span<const AheadChunk> chunks, std::stop_t
     return Encode(ByteBuffer(chunks[index].room_and_plain));
   };
   LinkMeter meter(policy_);
-  const SendReport report = GPUMIG_TRY(SendChunks({peer_.name, peer_.address.host, peer_.address.port}, identity_,
-                                                  migration_, digests, read, Sending(meter, kAheadLimit),
-                                                  std::move(stop)));
+  const SendReport report =
+      GPUMIG_TRY(SendChunks({peer_.name, peer_.address.host, peer_.address.port}, identity_, migration_, digests, read,
+                            Sending(meter, kAheadLimit), std::move(stop)));
   bytes_sent_ += report.bytes_sent;
   return Ok();
 }

@@ -52,7 +52,7 @@ Result<PageFilter> MakePageFilter(const std::filesystem::path& library) {
 }
 
 Result<std::vector<HiddenRange>> ReadNotes(int notes) {
-  struct stat facts {};
+  struct stat facts{};
   if (fstat(notes, &facts) != 0) return Error::FromErrno(errno, "read notes on pages");
   const auto bytes = static_cast<std::size_t>(facts.st_size);
   if (bytes % sizeof(PageNote) != 0 || bytes / sizeof(PageNote) > kMostNotes)

@@ -128,8 +128,8 @@ Result<std::string> WhyFile(pid_t pid, const std::string& number) {
     if (IsHarmlessAnonymous(link)) return std::string();
     return fmt::format("descriptor {} is {}", number, link);
   }
-  struct stat status {};
-  struct statfs file_system {};
+  struct stat status{};
+  struct statfs file_system{};
   if (stat(path.c_str(), &status) != 0) return std::string();
   if (S_ISSOCK(status.st_mode) || S_ISFIFO(status.st_mode)) return std::string();
   if (S_ISCHR(status.st_mode)) {

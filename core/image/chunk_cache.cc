@@ -68,8 +68,8 @@ std::uint64_t BytesOf(const std::filesystem::path& kept) {
 
 // Those who have its files open would else hold their room for as long.
 void Evict(const std::filesystem::path& kept) {
-  for (const std::filesystem::path& file : Entries(kept))
-    [[maybe_unused]] const int emptied = truncate(file.c_str(), 0);
+  for (const std::filesystem::path& file : Entries(kept)) [[maybe_unused]]
+    const int emptied = truncate(file.c_str(), 0);
   std::error_code ignored;
   std::filesystem::remove_all(kept, ignored);
 }

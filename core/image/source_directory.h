@@ -51,7 +51,7 @@ struct UnwrittenFile {
   ChunkKind kind = ChunkKind::kOther;
   // Fills `into` with what is at `offset`. Called from any number of threads at once. REQUIRES: it is within `bytes`
   std::function<Result<void>(std::uint64_t offset, std::span<std::byte> into)> read;
-  std::vector<FilePiece> pieces;  // of all of `bytes`, or empty
+  std::vector<FilePiece> pieces = {};  // of all of `bytes`, or empty
 };
 
 // One chunk's place; a file is cut into chunks of kMaxChunkBytes, the last one is what is left, or into its pieces.

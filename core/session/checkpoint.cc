@@ -113,7 +113,7 @@ Outcome<CheckpointReport> AfterFailedResume(const std::string& name, Error faile
 }  // namespace
 
 Result<void> CheckRoom(const std::filesystem::path& directory, std::uint64_t needed_bytes, std::string_view what) {
-  struct statvfs room {};
+  struct statvfs room{};
   if (statvfs(directory.c_str(), &room) != 0)
     return Error::FromErrno(errno, fmt::format("look at {}", directory.string()));
   const std::uint64_t free_bytes = std::uint64_t{room.f_bavail} * room.f_frsize;

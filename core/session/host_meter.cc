@@ -147,7 +147,7 @@ std::uint64_t HostMeter::Encode(CompressionChoice compression) const {
 }
 
 Result<std::uint64_t> HostMeter::WriteAndSync(const std::filesystem::path& directory) const {
-  struct statvfs room {};
+  struct statvfs room{};
   if (statvfs(directory.c_str(), &room) != 0) {
     return Error::FromErrno(errno, fmt::format("ask for the room in {}", directory.string()));
   }

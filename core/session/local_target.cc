@@ -121,9 +121,11 @@ Result<std::unique_ptr<LocalTarget>> LocalTarget::Open(SessionContext context, c
   GPUMIG_TRY(MakeDirectories(directory / kChunksDirectory));
   PackChunkStore store = GPUMIG_TRY(PackChunkStore::Open(directory / kChunksDirectory));
   const std::filesystem::path staging = context.site.staging_directory / ("gpumig-in-" + migration);
-  { const StagingCleaner cleaner(staging); }
-  auto target = std::unique_ptr<LocalTarget>(
-      new LocalTarget(std::move(context), directory, staging, std::move(store), cache));
+  {
+    const StagingCleaner cleaner(staging);
+  }
+  auto target =
+      std::unique_ptr<LocalTarget>(new LocalTarget(std::move(context), directory, staging, std::move(store), cache));
   GPUMIG_TRY(target->RemovePartialCopy(), "remove what was restored in part");
   if (std::filesystem::exists(directory / kManifestFile)) {
     GPUMIG_TRY(target->Adopt(GPUMIG_TRY(ReadBinaryFile(directory / kManifestFile, kMaxManifestBytes))));

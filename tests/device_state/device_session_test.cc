@@ -197,10 +197,9 @@ TEST_F(DeviceSessionTest, ARollbackThatFailsIsNamedWithTheStateItLeaves) {
   driver_.faults[Call("lock", 2)] = Fault::kRefuses;
   driver_.faults[Call("unlock", 0)] = Fault::kRefuses;
   const auto locked = session_.Lock(pids_, seconds(1));
-  EXPECT_THAT(locked,
-              FailsWith(ErrorCode::kIo, fmt::format("taking that back, process {} did not become running "
-                                                    "again, its GPU state is locked: injected",
-                                                    pids_[0])));
+  EXPECT_THAT(locked, FailsWith(ErrorCode::kIo, fmt::format("taking that back, process {} did not become running "
+                                                            "again, its GPU state is locked: injected",
+                                                            pids_[0])));
   EXPECT_THAT(States(), ElementsAre(GpuState::kLocked, GpuState::kRunning, GpuState::kRunning));
 }
 

@@ -114,14 +114,18 @@ TEST_F(PageFilterTest, WhatIsHiddenFromCriu) {
     if (filtered->hidden.empty()) GTEST_SKIP() << "this kernel or CRIU has no PAGEMAP_SCAN";
     // Nothing but long pieces of plain memory, of which CRIU then told nothing.
     std::map<pid_t, pid_t> pid_of;
-    for (const pid_t pid : *tree_->Processes()) pid_of[NamespacePids(pid)->back()] = pid;
+    const auto processes = tree_->Processes();
+    ASSERT_THAT(processes, IsOk());
+    for (const pid_t pid : *processes) pid_of[NamespacePids(pid)->back()] = pid;
     std::uint64_t hidden_bytes = 0;
     for (const HiddenRange& hidden : filtered->hidden) {
       ASSERT_TRUE(pid_of.contains(hidden.pid)) << hidden.pid;
       EXPECT_GE(hidden.range.bytes, kLeastDirectBytes);
       const std::string maps = *ReadTextFile(fmt::format("/proc/{}/maps", pid_of[hidden.pid]), 1 << 24);
       std::uint64_t plain = 0;
-      for (const MemoryRange& mapping : *EligibleMappings(maps)) {
+      const auto mappings = EligibleMappings(maps);
+      ASSERT_THAT(mappings, IsOk());
+      for (const MemoryRange& mapping : *mappings) {
         const std::uint64_t begin = std::max(mapping.address, hidden.range.address);
         const std::uint64_t end = std::min(mapping.end(), hidden.range.end());
         if (begin < end) plain += end - begin;

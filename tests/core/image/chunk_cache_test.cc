@@ -118,10 +118,7 @@ TEST_F(ChunkCacheTest, WhatWasDamagedChangedCutOrRemovedIsNoticedAndDropped) {
   const auto file = root() / "model";
   const std::vector<std::pair<const char*, std::function<void()>>> accidents = {
       {"flipped", [&] { Flip(file, kMaxChunkBytes + 77); }},
-      {"changed",
-       [&] {
-         WriteBytes(file, Concat({Random(kMaxChunkBytes, 1), Random(5000, 3)}));
-       }},
+      {"changed", [&] { WriteBytes(file, Concat({Random(kMaxChunkBytes, 1), Random(5000, 3)})); }},
       {"cut", [&] { std::filesystem::resize_file(file, 1000); }},
       {"removed", [&] { std::filesystem::remove(file); }},
       {"a pipe", [&] {

@@ -254,11 +254,7 @@ TEST_F(LiveCopyTest, WhatTheTargetHasLostIsCopiedAgain) {
 TEST_F(LiveCopyTest, AProcessThatCannotBeWatchedIsLeftToTheStopAndNamed) {
   Stop();
   LiveCopy live(target_, {.most_rounds = 2, .enough_bytes = 0});
-  ASSERT_THAT(live.CopyInRounds(
-                  [&] {
-                    return Result<std::vector<pid_t>>(std::vector{pid_, 999'999'999});
-                  },
-                  {}),
+  ASSERT_THAT(live.CopyInRounds([&] { return Result<std::vector<pid_t>>(std::vector{pid_, 999'999'999}); }, {}),
               IsOk());
   ASSERT_EQ(live.report().left_alone.size(), 1u);
   EXPECT_THAT(live.report().left_alone[0], testing::HasSubstr("it is stopped"));
