@@ -66,6 +66,7 @@ Incoming::Incoming(const AgentConfig& config, SessionContext context) : config_(
 Incoming::~Incoming() = default;
 
 Result<void> Incoming::Preflight(const std::string& peer, const PreflightQuestion& question) {
+  DiscardIdle();
   GPUMIG_TRY(CheckImageFormat(question.image_format, peer, config_.node));
   GPUMIG_TRY(WorkloadRegistry(context_.site).CheckFree(question.name), "node {}", config_.node);
   GPUMIG_TRY(CheckMemory(question.host_bytes), "node {}", config_.node);
@@ -138,6 +139,15 @@ std::vector<Incoming::Ahead> Incoming::TakeIdle() {
     entry = ahead_.erase(entry);
   }
   return idle;
+}
+
+void Incoming::DiscardIdle() {
+  std::vector<Ahead> idle;
+  {
+    const std::lock_guard lock(mutex_);
+    idle = TakeIdle();
+  }
+  Discard(std::move(idle));
 }
 
 void Incoming::Discard(std::vector<Ahead> ahead) {
@@ -221,7 +231,8 @@ Result<void> Incoming::Recover() {
   return Ok();
 }
 
-Json Incoming::StatusOfAll() const {
+Json Incoming::StatusOfAll() {
+  DiscardIdle();
   Json list = Json::array();
   const std::lock_guard lock(mutex_);
   for (const auto& [id, migration] : migrations_) list.push_back(migration->Status());

@@ -47,7 +47,7 @@ class Incoming {
   Result<std::shared_ptr<LocalTarget>> Image(const std::string& peer, const std::string& migration);
 
   Result<void> Recover();
-  Json StatusOfAll() const;
+  Json StatusOfAll();
 
  private:
   class Migration;
@@ -58,6 +58,7 @@ class Incoming {
   };
   // Takes those out of ahead_ that nothing comes for any more. REQUIRES: mutex_ is held
   std::vector<Ahead> TakeIdle();
+  void DiscardIdle();
   static void Discard(std::vector<Ahead> ahead);
   void RemoveLeftImages() const;
 

@@ -69,7 +69,7 @@ class Outgoing::Migration : private MigrationObserver {
     if (!recover) gpus_before_ = GpuUuids();
     MigrationOutcome outcome = recover ? runner_->Recover() : runner_->Run();
     const auto total = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin);
-    if (outcome.ending != Ending::kMoved) link_->DropAhead();
+    if (outcome.ending != Ending::kMoved && (recover || link_->began_ahead())) link_->DropAhead();
     Json report = ReportOf(outcome, total);
     spdlog::info("migration {} of {} to {}: {}", id_, workload_name_, target_, Name(outcome.ending));
     const std::lock_guard lock(mutex_);

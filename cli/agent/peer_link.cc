@@ -41,6 +41,7 @@ std::vector<std::size_t> CriuFilesFirst(const Manifest& manifest) {
 
 // Of one batch of memory that is copied ahead; the workload runs meanwhile, so there is time.
 constexpr std::chrono::minutes kAheadLimit{10};
+constexpr std::chrono::seconds kLacksAheadLimit{5};
 
 ChunkDigest WireDigest(const Digest& digest) {
   ChunkDigest wire;
@@ -218,7 +219,13 @@ Result<void> PeerLink::ShipAhead(std::span<const AheadChunk> chunks, std::stop_t
 }
 
 Result<std::vector<bool>> PeerLink::LacksAhead(std::span<const Digest> digests, std::stop_token stop) {
-  HttpClient* client = GPUMIG_TRY(Client());
+  // The workload stands still meanwhile.
+  HttpClientOptions options;
+  options.connect_limit = kLacksAheadLimit;
+  options.total_limit = kLacksAheadLimit;
+  HttpClient own =
+      GPUMIG_TRY(HttpClient::ToNode({peer_.name, peer_.address.host, peer_.address.port}, identity_, options));
+  HttpClient* client = &own;
   std::vector<bool> lacks;
   for (std::size_t done = 0; done < digests.size(); done += kMaxDigestsPerRequest) {
     std::vector<ChunkDigest> asked;
@@ -233,7 +240,6 @@ Result<std::vector<bool>> PeerLink::LacksAhead(std::span<const Digest> digests, 
 }
 
 void PeerLink::DropAhead() {
-  if (!began_ahead_) return;
   const Result<HttpClient*> client = Client();
   if (!client) return;
   [[maybe_unused]] const auto dropped =

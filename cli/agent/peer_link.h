@@ -60,8 +60,10 @@ class PeerLink : public Peer, public ImageShipper, public AheadShipper {
   Result<void> BeginAhead(std::uint64_t host_bytes, std::stop_token stop) override;
   Result<void> ShipAhead(std::span<const AheadChunk> chunks, std::stop_token stop) override;
   Result<std::vector<bool>> LacksAhead(std::span<const Digest> digests, std::stop_token stop) override;
-  // What came ahead is no more use there. Best effort: where it is not heard, the target finds out by itself.
+  // What came ahead, from here or from an earlier agent's link, is no more use there. Best effort: where it is not
+  // heard, the target finds out by itself.
   void DropAhead();
+  bool began_ahead() const { return began_ahead_; }
 
   std::uint64_t bytes_sent() const { return bytes_sent_; }
   // 0 to 1, of the sending.

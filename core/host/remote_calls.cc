@@ -14,6 +14,7 @@
 #include <charconv>
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -118,6 +119,7 @@ class Tracee {
         ptrace(PTRACE_GETSIGMASK, thread_, reinterpret_cast<void*>(sizeof(mask_)), &mask_) != 0) {
       return Error::FromErrno(errno, fmt::format("read the registers of thread {}", thread_));
     }
+    GPUMIG_TRY(LeaveSequence(), "see where thread {} is", thread_);
     std::uint64_t all = ~std::uint64_t{0};
     if (ptrace(PTRACE_SETSIGMASK, thread_, reinterpret_cast<void*>(sizeof(all)), &all) != 0)
       return Error::FromErrno(errno, fmt::format("block the signals of thread {}", thread_));
@@ -188,24 +190,55 @@ class Tracee {
   // system call that the thread was in must be begun again.
   void LetGo() {
     if (!seized_) return;
+    // A thread that waits for a disk stops when that is done. To leave it traced, or where we put it, would kill it.
+    deadline_ = steady_clock::now() + std::chrono::minutes(10);
+    int caught_signal = 0;
+    const auto stop_again = [&]() -> Result<void> {
+      if (stopped_ && !changed_) return Ok();
+      if (ptrace(PTRACE_INTERRUPT, thread_, nullptr, nullptr) != 0) return Error::FromErrno(errno, "interrupt");
+      while (true) {
+        if (stopped_ && ptrace(PTRACE_CONT, thread_, nullptr, nullptr) != 0) return Error::FromErrno(errno, "go on");
+        stopped_ = false;
+        const int status = GPUMIG_TRY(AwaitStop());
+        if (status >> 16 == PTRACE_EVENT_STOP) return Ok();
+        if (WSTOPSIG(status) != (SIGTRAP | 0x80)) caught_signal = WSTOPSIG(status);
+      }
+    };
+    [[maybe_unused]] const Result<void> stopped = stop_again();
     if (changed_) {
-      deadline_ = steady_clock::now() + std::chrono::seconds(10);
-      const auto interrupt_again = [&]() -> Result<void> {
-        if (stopped_) {
-          if (ptrace(PTRACE_INTERRUPT, thread_, nullptr, nullptr) != 0 ||
-              ptrace(PTRACE_CONT, thread_, nullptr, nullptr) != 0) {
-            return Error::FromErrno(errno, "interrupt");
-          }
-          stopped_ = false;
-          if (GPUMIG_TRY(AwaitStop()) >> 16 == PTRACE_EVENT_STOP) return Ok();
-        }
-        return Interrupt();
-      };
-      [[maybe_unused]] const Result<void> interrupted = interrupt_again();
       ptrace(PTRACE_SETREGS, thread_, nullptr, &before_);
       ptrace(PTRACE_SETSIGMASK, thread_, reinterpret_cast<void*>(sizeof(mask_)), &mask_);
     }
-    ptrace(PTRACE_DETACH, thread_, nullptr, nullptr);
+    ptrace(PTRACE_DETACH, thread_, nullptr, reinterpret_cast<void*>(static_cast<long>(caught_signal)));
+  }
+
+  // Where it was within a restartable sequence (rseq), it must not go on in it: it goes to that sequence's own way out,
+  // as after any other interruption. Source: rseq(2), <linux/rseq.h>.
+  Result<void> LeaveSequence() {
+    struct {
+      std::uint64_t pointer;
+      std::uint32_t size;
+      std::uint32_t signature;
+      std::uint32_t flags;
+      std::uint32_t pad;
+    } area{};
+    constexpr auto kGetRseqConfiguration = static_cast<__ptrace_request>(0x420f);
+    if (ptrace(kGetRseqConfiguration, thread_, reinterpret_cast<void*>(sizeof(area)), &area) < 0 || area.pointer == 0)
+      return Ok();
+    struct {
+      std::uint32_t version;
+      std::uint32_t flags;
+      std::uint64_t start;
+      std::uint64_t length;
+      std::uint64_t abort;
+    } sequence{};
+    std::uint64_t pointer = 0;
+    const UniqueFd mem = GPUMIG_TRY(OpenFile(fmt::format("/proc/{}/mem", thread_), O_RDONLY));
+    GPUMIG_TRY(ReadExactlyAt(mem.get(), std::as_writable_bytes(std::span(&pointer, 1)), area.pointer + 8));
+    if (pointer == 0) return Ok();
+    GPUMIG_TRY(ReadExactlyAt(mem.get(), std::as_writable_bytes(std::span(&sequence, 1)), pointer));
+    if (before_.rip - sequence.start < sequence.length) before_.rip = sequence.abort;
+    return Ok();
   }
 
   const pid_t thread_;

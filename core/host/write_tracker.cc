@@ -177,6 +177,21 @@ Result<WriteTracker> WriteTracker::Attach(pid_t pid) {
   return WriteTracker(pid, std::move(userfaultfd), std::move(pagemap));
 }
 
+// An address space that nobody lives in any more has no page map, and seems to be empty.
+Result<void> WriteTracker::CheckAlive() const {
+  std::uint64_t entry = 0;
+  if (pread(pagemap_.get(), &entry, sizeof(entry), 0) == static_cast<ssize_t>(sizeof(entry))) return Ok();
+  return MakeError(ErrorCode::kNotFound, "process {} has ended, or runs another program", pid_);
+}
+
+Result<bool> SharesMemory(pid_t a, pid_t b) {
+  constexpr int kMemory = 1;  // KCMP_VM of <linux/kcmp.h>
+  const long order = syscall(SYS_kcmp, a, b, kMemory, 0, 0);
+  if (order >= 0) return order == 0;
+  if (errno == ESRCH) return MakeError(ErrorCode::kNotFound, "process {} or {} has ended", a, b);
+  return MakeError(ErrorCode::kUnsupported, "this kernel does not tell whose memory is whose");
+}
+
 Result<WriteTracker::Written> WriteTracker::TakeWritten(const std::vector<MemoryRange>& mappings) {
   Written written;
   for (const MemoryRange& mapping : mappings) {
@@ -190,6 +205,7 @@ Result<WriteTracker::Written> WriteTracker::TakeWritten(const std::vector<Memory
       written.unwatched.push_back(mapping);
     }
   }
+  GPUMIG_TRY(CheckAlive());
   return written;
 }
 

@@ -22,7 +22,8 @@ namespace gpumig {
 // Thread safety: one thread at a time.
 class WriteTracker {
  public:
-  // The process stands still for some tenths of a millisecond. Errors: kUnsupported, this kernel or process cannot;
+  // The process stands still for some tenths of a millisecond. It must have its memory to itself (see SharesMemory()):
+  // two trackers of one memory take each other's writes away. Errors: kUnsupported, this kernel or process cannot;
   // those of WithRemoteCalls().
   static Result<WriteTracker> Attach(pid_t pid);
 
@@ -37,13 +38,15 @@ class WriteTracker {
     std::vector<MemoryRange> unwatched;
   };
   // Looks at `mappings` (see EligibleMappings()) and protects what it lists, so the next call lists what is written
-  // from now on. Read pages only after this returned. Errors: kNotFound, the process has ended.
+  // from now on. Read pages only after this returned. Errors: kNotFound, the process has ended, or runs another program
+  // by now: what was known of its memory means nothing.
   Result<Written> TakeWritten(const std::vector<MemoryRange>& mappings);
 
   // How many bytes TakeWritten() would list now; changes nothing.
   Result<std::uint64_t> CountWritten(const std::vector<MemoryRange>& mappings) const;
 
  private:
+  Result<void> CheckAlive() const;
   WriteTracker(pid_t pid, UniqueFd userfaultfd, UniqueFd pagemap)
       : pid_(pid), userfaultfd_(std::move(userfaultfd)), pagemap_(std::move(pagemap)) {}
 
@@ -51,6 +54,10 @@ class WriteTracker {
   UniqueFd userfaultfd_;
   UniqueFd pagemap_;
 };
+
+// Whether both are processes of one address space, as a child of vfork() and its parent are. Errors: kNotFound, one has
+// ended; kUnsupported, this kernel does not tell.
+Result<bool> SharesMemory(pid_t a, pid_t b);
 
 // Why memory of `pid` may change without a trace in its page tables: it holds a device that may write by DMA, an
 // io_uring, asynchronous or direct I/O, or a file of a file system that is not known to write through the page tables.

@@ -74,6 +74,13 @@ Result<std::vector<UnwrittenFile>> MemoryAsFiles(const MemoryMap& map, const std
     const auto found = pids.find(pages.inner_pid());
     if (found == pids.end())
       return MakeError(ErrorCode::kNotFound, "process {} of the workload has ended", pages.inner_pid());
+    std::uint64_t bytes = 0;
+    for (const MemoryExtent& extent : pages.extents()) bytes += extent.bytes;
+    if (bytes != pages.bytes()) {
+      return MakeError(ErrorCode::kFailedPrecondition,
+                       "memory of process {} was copied while it ran, and cannot be read again", pages.inner_pid())
+          .WithNextStep("migrate again");
+    }
     UnwrittenFile file;
     file.name = MemoryFileName(pages);
     file.bytes = pages.bytes();

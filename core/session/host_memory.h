@@ -24,7 +24,8 @@ std::vector<std::vector<MemoryRange>> CutIntoPieces(const std::vector<MemoryRang
 Result<MemoryMap> ReadMemoryMap(const std::filesystem::path& images);
 
 // Files of an image that are read out of `processes`, which stay frozen as long as anybody reads.
-// Errors: kNotFound, one that `map` names is not among them.
+// Errors: kNotFound, one that `map` names is not among them; kFailedPrecondition, a file has gaps: what it held there
+// was copied while the process ran, and is no more.
 Result<std::vector<UnwrittenFile>> MemoryAsFiles(const MemoryMap& map, const std::vector<pid_t>& processes);
 
 // Makes files of them in `directory`, and reads them from there from then on, so that the processes may run again.

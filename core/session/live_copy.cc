@@ -147,11 +147,20 @@ void LiveCopy::LeaveAlone(pid_t pid, Watched& watched, const std::string& why) {
   report_.left_alone.push_back(fmt::format("process {}: {}", pid, why));
 }
 
-void LiveCopy::Meet(pid_t pid) {
+void LiveCopy::Meet(pid_t pid, const std::vector<pid_t>& processes) {
   const Result<ProcessStat> stat = ReadProcessStat(pid);
   if (!stat) return;
   const auto known = watched_.find(pid);
   if (known != watched_.end() && known->second.start_ticks == stat->start_ticks) return;
+  watched_.erase(pid);
+  // A child of vfork() is met once it has memory of its own; its parent cannot be asked until then.
+  const auto shares = [&] {
+    return std::ranges::any_of(processes, [&](pid_t other) {
+      const Result<bool> shared = other == pid ? false : SharesMemory(pid, other);
+      return shared ? *shared : !IsGone(shared.error());
+    });
+  };
+  if (shares() || WaitsForVforkChild(pid)) return;
   Watched& watched = watched_[pid] = Watched{stat->start_ticks, std::nullopt, {}};
   const Result<std::string> unseen = MayBeWrittenUnseen(pid);
   if (!unseen || !unseen->empty()) {
@@ -159,7 +168,9 @@ void LiveCopy::Meet(pid_t pid) {
     return;
   }
   Result<WriteTracker> tracker = WriteTracker::Attach(pid);
-  if (tracker) {
+  if (tracker && shares()) {
+    watched_.erase(pid);
+  } else if (tracker) {
     watched.tracker.emplace(std::move(*tracker));
   } else if (!IsGone(tracker.error())) {
     LeaveAlone(pid, watched, tracker.error().message());
@@ -183,13 +194,18 @@ Result<std::vector<MemoryRange>> LiveCopy::TakeWritten(pid_t pid, Watched& watch
 Result<std::uint64_t> LiveCopy::CopyRound(const std::vector<pid_t>& processes, std::stop_token stop) {
   Batch batch(shipper_, std::move(stop));
   for (const pid_t pid : processes) {
-    Meet(pid);
+    Meet(pid, processes);
     const auto found = watched_.find(pid);
     if (found == watched_.end() || !found->second.tracker) continue;
     Watched& watched = found->second;
     const Result<std::vector<MemoryRange>> written = TakeWritten(pid, watched);
     if (!written) {
-      LeaveAlone(pid, watched, written.error().message());
+      // Another program is another process to us, and met anew.
+      if (IsGone(written.error())) {
+        watched_.erase(found);
+      } else {
+        LeaveAlone(pid, watched, written.error().message());
+      }
       continue;
     }
     if (!watched.tracker || written->empty()) continue;
@@ -268,7 +284,11 @@ Result<LiveCopy::Finished> LiveCopy::Finish(const MemoryMap& dumped, const std::
       continue;
     }
     const Result<std::vector<MemoryRange>> written = TakeWritten(pid, watched);
-    if (!written) LeaveAlone(pid, watched, written.error().message());
+    if (!written && IsGone(written.error())) {
+      watched.layers.clear();
+    } else if (!written) {
+      LeaveAlone(pid, watched, written.error().message());
+    }
   }
   GPUMIG_TRY(DropWhatTargetLacks(std::move(stop)));
 
@@ -331,6 +351,11 @@ Result<LiveCopy::Finished> LiveCopy::Finish(const MemoryMap& dumped, const std::
   }
   for (UnwrittenFile& file : GPUMIG_TRY(MemoryAsFiles(rest, processes))) finished.files.push_back(std::move(file));
   finished.map.processes.insert(finished.map.processes.end(), rest.processes.begin(), rest.processes.end());
+  if (finished.map.Serialise().size() > kMaxMemoryMapBytes) {
+    return MakeError(ErrorCode::kResourceExhausted,
+                     "its memory was written in too many places to copy it while it runs")
+        .WithNextStep("migrate without --live");
+  }
   return finished;
 }
 

@@ -104,7 +104,8 @@ class LiveCopy {
   };
   class Batch;
 
-  void Meet(pid_t pid);
+  // `processes`: all of the workload's.
+  void Meet(pid_t pid, const std::vector<pid_t>& processes);
   void LeaveAlone(pid_t pid, Watched& watched, const std::string& why);
   // What was written since the last look, of a process that can be watched; its layers are told.
   Result<std::vector<MemoryRange>> TakeWritten(pid_t pid, Watched& watched);

@@ -47,6 +47,7 @@ Result<std::uint64_t> BytesToStore(const Manifest& manifest, const ChunkStore& s
 
 // Of what this host has in memory, so much is left alone.
 constexpr std::uint64_t kSpareMemoryBytes = std::uint64_t{256} << 20;
+constexpr std::uint64_t kSpareDiskBytes = std::uint64_t{64} << 20;
 // A workload that writes all the time sends much of its memory again; more than this would be no use to anybody.
 constexpr std::uint64_t kMostTimesAhead = 8;
 
@@ -167,6 +168,7 @@ Result<void> LocalTarget::Adopt(std::span<const std::byte> manifest_bytes) {
   image->cached = cache_.Find(wanted);
   {
     const std::lock_guard lock(mutex_);
+    if (preparing_) return MakeError(ErrorCode::kFailedPrecondition, "another image is being prepared");
     incoming_ = std::move(image);
     lacking_for_criu_ = std::move(lacking);
     ++dropping_count_;
@@ -182,7 +184,8 @@ Result<void> LocalTarget::Adopt(std::span<const std::byte> manifest_bytes) {
 Result<void> LocalTarget::TakeAhead(std::uint64_t host_bytes) {
   if (host_bytes > kMaxFileChunks * kMaxChunkBytes)
     return MakeError(ErrorCode::kInvalidArgument, "{} bytes of memory are more than an image holds", host_bytes);
-  GPUMIG_TRY(CheckRoom(directory_, host_bytes, "memory that comes while the workload runs"));
+  cache_.MakeRoom(host_bytes + kSpareDiskBytes);
+  GPUMIG_TRY(CheckRoom(directory_, host_bytes + kSpareDiskBytes, "memory that comes while the workload runs"));
   const std::uint64_t available = GPUMIG_TRY(AvailableMemory());
   const std::uint64_t needed = host_bytes + kSpareMemoryBytes;
   // A quarter more than the workload has now: some chunks come twice.
@@ -191,6 +194,7 @@ Result<void> LocalTarget::TakeAhead(std::uint64_t host_bytes) {
   const std::lock_guard lock(mutex_);
   if (ahead_) return Ok();
   ahead_ = std::make_shared<AheadMemory>(std::move(memory));
+  ahead_host_bytes_ = host_bytes;
   ahead_bytes_left_ = kMostTimesAhead * std::max<std::uint64_t>(host_bytes, kMaxChunkBytes);
   return Ok();
 }
@@ -200,6 +204,7 @@ Result<void> LocalTarget::PutAhead(const Digest& digest, std::span<const std::by
   const std::span<const std::byte> plain =
       GPUMIG_TRY(DecoderOfThisThread().View(encoded, digest, header.plain_bytes), "chunk {}", digest.ToHex());
   std::shared_ptr<AheadMemory> memory;
+  std::uint64_t host_bytes = 0;
   {
     const std::lock_guard lock(mutex_);
     if (plain.size() > ahead_bytes_left_) {
@@ -208,15 +213,24 @@ Result<void> LocalTarget::PutAhead(const Digest& digest, std::span<const std::by
     }
     ahead_bytes_left_ -= plain.size();
     memory = ahead_;
+    host_bytes = ahead_host_bytes_;
   }
+  // Rounds come on top of what was asked for, and journals live on this disk too.
+  GPUMIG_TRY(CheckRoom(directory_, kSpareDiskBytes, "memory that comes while the workload runs"));
   GPUMIG_TRY(store_.Put(digest, encoded));
-  if (memory) memory->Keep(digest, plain);
+  // Others may have taken what there was when this began.
+  const Result<std::uint64_t> available = AvailableMemory();
+  if (memory && available && *available > host_bytes + kSpareMemoryBytes) memory->Keep(digest, plain);
   return Ok();
 }
 
 Result<void> LocalTarget::PutManifest(std::span<const std::byte> bytes) {
   // Sent again, since the answer got lost.
   if (const auto known = incoming(); known != nullptr && known->digest == Digest::Of(bytes)) return Ok();
+  {
+    const std::lock_guard lock(mutex_);
+    if (preparing_) return MakeError(ErrorCode::kFailedPrecondition, "another image is being prepared");
+  }
   const Manifest manifest = GPUMIG_TRY(Manifest::Parse(bytes));
   GPUMIG_TRY(ParseWorkloadFacts(manifest.facts_json));
   // Before the first chunk: a disk that fills up half way costs the workload its downtime for nothing.
@@ -405,6 +419,17 @@ Result<ImageStatus> LocalTarget::Missing(const ManifestDigest& manifest) {
 }
 
 Result<TargetReport> LocalTarget::Prepare(const ManifestDigest& manifest, std::stop_token stop) {
+  const auto set_preparing = [this](bool preparing) {
+    const std::lock_guard lock(mutex_);
+    preparing_ = preparing;
+  };
+  set_preparing(true);
+  Result<TargetReport> prepared = PrepareImage(manifest, std::move(stop));
+  set_preparing(false);
+  return prepared;
+}
+
+Result<TargetReport> LocalTarget::PrepareImage(const ManifestDigest& manifest, std::stop_token stop) {
   if (!GPUMIG_TRY(Missing(manifest)).complete)
     return MakeError(ErrorCode::kFailedPrecondition, "the image is not complete yet");
   const std::shared_ptr<const Incoming> image = incoming();
@@ -540,6 +565,10 @@ Result<void> LocalTarget::Remove() {
 Result<void> LocalTarget::KeepImage() {
   if (const std::shared_ptr<const Incoming> image = incoming()) {
     const WorkloadFacts facts = GPUMIG_TRY(ParseWorkloadFacts(image->manifest.facts_json));
+    // Of what came ahead, much was written again before the stop.
+    for (const Digest& digest : GPUMIG_TRY(store_.List())) {
+      if (!image->chunks.contains(digest)) GPUMIG_TRY(store_.Remove(digest));
+    }
     GPUMIG_TRY(cache_.Keep(store_, facts.name));
   }
   return Ok();

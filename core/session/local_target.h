@@ -92,6 +92,7 @@ class LocalTarget : public TargetWorkload {
               PackChunkStore store, const CacheLimits& cache);
   std::shared_ptr<const Incoming> incoming() const;
   Result<void> Adopt(std::span<const std::byte> manifest_bytes);
+  Result<TargetReport> PrepareImage(const ManifestDigest& manifest, std::stop_token stop);
   Result<void> PutAhead(const Digest& digest, std::span<const std::byte> encoded);
   Result<void> Remember(const GatedWorkload& gated) const;
   // After a restart of the agent: the copy that an earlier Prepare() left.
@@ -128,6 +129,8 @@ class LocalTarget : public TargetWorkload {
   std::shared_ptr<EarlyCopy> early_;             // guarded by mutex_
   std::shared_ptr<AheadMemory> ahead_;           // guarded by mutex_; null: nothing comes ahead of its manifest
   std::uint64_t ahead_bytes_left_ = 0;           // guarded by mutex_; so much more may come
+  std::uint64_t ahead_host_bytes_ = 0;           // guarded by mutex_; that the workload will need
+  bool preparing_ = false;                       // guarded by mutex_; no other image may come in
   int dropping_count_ = 0;                       // guarded by mutex_; above 0, none may be begun
   std::optional<GatedWorkload> gated_;
   std::vector<GpuPair> gpu_map_;

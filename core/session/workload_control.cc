@@ -217,7 +217,15 @@ Result<MemoryMap> WorkloadControl::Dump(const std::filesystem::path& images, Hos
 }
 
 Result<std::vector<UnwrittenFile>> WorkloadControl::DumpedMemory(const std::filesystem::path& images) const {
-  return MemoryAsFiles(GPUMIG_TRY(ReadMemoryMap(images)), GPUMIG_TRY(tree_.Processes()));
+  const MemoryMap map = GPUMIG_TRY(ReadMemoryMap(images));
+  for (const ProcessPages& pages : map.processes) {
+    // It was cut as it was copied, which nobody knows any more.
+    if (pages.layer() == 0) continue;
+    return MakeError(ErrorCode::kFailedPrecondition, "memory of {} was copied while it ran, and cannot be read again",
+                     workload_.name)
+        .WithNextStep("migrate again");
+  }
+  return MemoryAsFiles(map, GPUMIG_TRY(tree_.Processes()));
 }
 
 Result<void> WorkloadControl::CarryOutput(const std::filesystem::path& images) const {

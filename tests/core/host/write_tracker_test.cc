@@ -180,6 +180,40 @@ TEST_F(WriteTrackerTest, WhoeverIsStoppedOrGoneIsNotAsked) {
   EXPECT_THAT(WriteTracker::Attach(999'999'999), FailsWith(ErrorCode::kNotFound, ""));
 }
 
+TEST_F(WriteTrackerTest, AnotherProgramInTheSameProcessIsNotTakenForTheOldOne) {
+  Result<Pipe> ready = MakePipe();
+  Result<Pipe> go = MakePipe();
+  const pid_t pid = fork();
+  if (pid == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    char byte = 'r';
+    if (write(ready->write_end.get(), &byte, 1) != 1 || read(go->read_end.get(), &byte, 1) != 1) _exit(1);
+    execl("/bin/sleep", "sleep", "600", nullptr);
+    _exit(1);
+  }
+  char byte = 0;
+  EXPECT_EQ(read(ready->read_end.get(), &byte, 1), 1);
+  auto tracker = WriteTracker::Attach(pid);
+  EXPECT_THAT(tracker, IsOk());
+  EXPECT_EQ(write(go->write_end.get(), "g", 1), 1);
+  // Its end of the pipe goes with the old program.
+  ready->write_end.Reset();
+  EXPECT_EQ(read(ready->read_end.get(), &byte, 1), 0);
+  if (tracker) {
+    EXPECT_THAT(tracker->TakeWritten({}), FailsWith(ErrorCode::kNotFound, "another program"));
+  }
+  kill(pid, SIGKILL);
+  waitpid(pid, nullptr, 0);
+}
+
+TEST(SharesMemoryTest, AForkedChildHasItsOwnAndAChildOfVforkHasNot) {
+  GPUMIG_NEEDS_ROOT();
+  const Worker worker;
+  EXPECT_EQ(*SharesMemory(getpid(), worker.pid()), false);
+  EXPECT_EQ(*SharesMemory(worker.pid(), worker.pid()), true);
+  EXPECT_THAT(SharesMemory(getpid(), 999'999'999), FailsWith(ErrorCode::kNotFound, ""));
+}
+
 TEST(MayBeWrittenUnseenTest, NamesWhatWritesPastThePageTables) {
   // This process holds what a test runner gave it; a child with only what we give it is looked at.
   const auto why = [](const char* path, int flags) {

@@ -103,6 +103,13 @@ TEST_F(HostMemoryTest, PagesThatComeChangeOnlyTheChunksAroundThem) {
   munmap(memory, kBig);
 }
 
+TEST_F(HostMemoryTest, WhatWasCopiedWhileItRanCannotBeReadAgain) {
+  MemoryMap map;
+  const MemoryExtent extent{kPageBytes, reinterpret_cast<std::uintptr_t>(memory_), kPageBytes};
+  map.processes.emplace_back(NamespacePids(getpid())->back(), 0, 2 * kPageBytes, std::vector<MemoryExtent>{extent});
+  EXPECT_THAT(MemoryAsFiles(map, {getpid()}), FailsWith(ErrorCode::kFailedPrecondition, "copied while it ran"));
+}
+
 TEST_F(HostMemoryTest, AMapThatDoesNotFitIsDamaged) {
   EXPECT_THAT(MemoryFill::Make(map_, ManifestOf(name_, 2 * kHalf + kPageBytes), {getpid()}),
               FailsWith(ErrorCode::kDamaged, "does not fit"));
