@@ -131,7 +131,7 @@ def measure_once(nodes, plan, results):
     repetitions = 3 if plan.quick else 10
     for name, work in (("extraction", programs.extraction), ("wire", programs.wire), ("encoding", programs.encoding)):
         results.measure(name, 0, 0, lambda: work(nodes, repetitions))
-    results.measure("codec", 0, 0, lambda: programs.codec_worst_vs_best(nodes, plan.quick))
+    results.measure("codec", 0, 0, lambda: programs.codec_worst_vs_best(nodes))
     peak = plan.peak
     while peak > plan.move and available_mib() < 2.3 * peak + 1024:
         peak //= 2
