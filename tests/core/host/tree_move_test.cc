@@ -278,7 +278,7 @@ TEST_F(TreeMoveTest, ADumpedTreeDoesNotRunOnBeforeItIsLetGo) {
       if (script == "post-dump") when_dumped = WritableMemory(*tree);
       return Ok();
     });
-    ASSERT_THAT(dumped, IsOk());
+    ASSERT_TRUE(dumped.has_value()) << dumped.error().message();
     EXPECT_FALSE(when_dumped.empty());
     EXPECT_TRUE(WritableMemory(*tree) == when_dumped);
     ASSERT_THAT(tree->Thaw(), IsOk());
