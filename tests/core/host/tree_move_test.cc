@@ -261,7 +261,10 @@ std::string WritableMemory(const WorkloadTree& tree) {
 
 // A shell that starts one command after the other is often on its way out of vfork().
 TEST_F(TreeMoveTest, ADumpedTreeDoesNotRunOnBeforeItIsLetGo) {
+  // Ours may be of another mount namespace, which CRIU does not dump.
+  const UniqueFd null(open("/dev/null", O_RDWR | O_CLOEXEC));
   ChildProcess::Options options;
+  options.descriptors = {{null.get(), 0}, {null.get(), 1}, {null.get(), 2}};
   options.arguments = {"/bin/sh", "-c", "while true; do /bin/true; done"};
   options.new_session = true;
   auto shell = ChildProcess::Start(options);
