@@ -18,42 +18,15 @@
 #include <string>
 
 #include "core/base/file.h"
+#include "core/host/pagemap_scan.h"
 #include "core/host/remote_calls.h"
 
 namespace gpumig {
 namespace {
 
-// Not in every <linux/userfaultfd.h> and <linux/fs.h>; see Linux 6.7's.
+// Not in every <linux/userfaultfd.h>; see Linux 6.7's.
 constexpr std::uint64_t kFeatureWpAsync = std::uint64_t{1} << 15;
 constexpr int kUserModeOnly = 1;
-constexpr std::uint64_t kPageIsWritten = 1u << 1;
-constexpr std::uint64_t kPageIsPresent = 1u << 3;
-constexpr std::uint64_t kPageIsSwapped = 1u << 4;
-constexpr std::uint64_t kScanWpMatching = 1u << 0;
-constexpr std::uint64_t kScanCheckWpAsync = 1u << 1;
-
-struct PageRegion {
-  std::uint64_t start;
-  std::uint64_t end;
-  std::uint64_t categories;
-};
-
-struct ScanArguments {
-  std::uint64_t size;
-  std::uint64_t flags;
-  std::uint64_t start;
-  std::uint64_t end;
-  std::uint64_t walk_end;
-  std::uint64_t vec;
-  std::uint64_t vec_len;
-  std::uint64_t max_pages;
-  std::uint64_t category_inverted;
-  std::uint64_t category_mask;
-  std::uint64_t category_anyof_mask;
-  std::uint64_t return_mask;
-};
-static_assert(sizeof(ScanArguments) == 96);
-constexpr unsigned long kPagemapScan = _IOWR('f', 16, ScanArguments);
 
 constexpr std::size_t kRegionsAtOnce = 4096;
 constexpr std::chrono::milliseconds kAttachLimit{2000};
@@ -67,8 +40,8 @@ Result<bool> Scan(int pagemap, const MemoryRange& mapping, bool all, bool protec
   arguments.size = sizeof(arguments);
   arguments.flags = kScanCheckWpAsync | (protect ? kScanWpMatching : 0);
   arguments.end = mapping.end();
-  arguments.vec = reinterpret_cast<std::uint64_t>(regions.data());
-  arguments.vec_len = regions.size();
+  arguments.regions = reinterpret_cast<std::uint64_t>(regions.data());
+  arguments.region_count = regions.size();
   arguments.category_mask = all ? 0 : kPageIsWritten;
   arguments.category_anyof_mask = kPageIsPresent | kPageIsSwapped;
   arguments.return_mask = kPageIsPresent | kPageIsSwapped;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <future>
+#include <memory>
 #include <thread>
 #include <utility>
 
@@ -351,11 +352,6 @@ Result<LiveCopy::Finished> LiveCopy::Finish(const MemoryMap& dumped, const std::
   }
   for (UnwrittenFile& file : GPUMIG_TRY(MemoryAsFiles(rest, processes))) finished.files.push_back(std::move(file));
   finished.map.processes.insert(finished.map.processes.end(), rest.processes.begin(), rest.processes.end());
-  if (finished.map.Serialise().size() > kMaxMemoryMapBytes) {
-    return MakeError(ErrorCode::kResourceExhausted,
-                     "its memory was written in too many places to copy it while it runs")
-        .WithNextStep("migrate without --live");
-  }
   return finished;
 }
 

@@ -74,7 +74,13 @@ Result<std::vector<UnwrittenFile>> LocalSource::Finish(LiveCopy& live, const Mem
   if (!finished.map.processes.empty()) {
     const UniqueFd file =
         GPUMIG_TRY(OpenFile(staging_ / kImagesName / kMemoryMapFile, O_WRONLY | O_CREAT | O_TRUNC, 0600));
-    GPUMIG_TRY(WriteAll(file.get(), finished.map.Serialise()));
+    const std::vector<std::byte> map = finished.map.Serialise();
+    if (map.size() > kMaxMemoryMapBytes) {
+      return MakeError(ErrorCode::kResourceExhausted,
+                       "its memory was written in too many places to copy it while it runs")
+          .WithNextStep("migrate without --live");
+    }
+    GPUMIG_TRY(WriteAll(file.get(), map));
   }
   return std::move(finished.files);
 }

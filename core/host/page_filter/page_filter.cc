@@ -19,38 +19,19 @@
 #include <unistd.h>
 
 #include "core/host/page_filter/notes.h"
+#include "core/host/pagemap_scan.h"
 
 namespace {
 
+using gpumig::kPageIsFile;
+using gpumig::kPageIsPresent;
+using gpumig::kPageIsSoftDirty;
+using gpumig::kPageIsSwapped;
+using gpumig::kPageIsZero;
+using gpumig::kPagemapScan;
 using gpumig::PageNote;
-
-// linux/fs.h since Linux 6.7, which Debian 12 does not have.
-struct PageRegion {
-  std::uint64_t start;
-  std::uint64_t end;
-  std::uint64_t categories;
-};
-struct ScanArguments {
-  std::uint64_t size;
-  std::uint64_t flags;
-  std::uint64_t start;
-  std::uint64_t end;
-  std::uint64_t walk_end;
-  std::uint64_t regions;
-  std::uint64_t region_count;
-  std::uint64_t max_pages;
-  std::uint64_t category_inverted;
-  std::uint64_t category_mask;
-  std::uint64_t category_anyof_mask;
-  std::uint64_t return_mask;
-};
-constexpr unsigned long kScanRequest = 0xc0606610;  // _IOWR('f', 16, struct pm_scan_arg)
-static_assert(sizeof(ScanArguments) == 0x60);
-constexpr std::uint64_t kIsFile = 1 << 2;
-constexpr std::uint64_t kIsPresent = 1 << 3;
-constexpr std::uint64_t kIsSwapped = 1 << 4;
-constexpr std::uint64_t kIsZeroPage = 1 << 5;
-constexpr std::uint64_t kIsSoftDirty = 1 << 7;
+using gpumig::PageRegion;
+using gpumig::ScanArguments;
 
 struct Range {
   std::uint64_t begin;
@@ -181,7 +162,7 @@ std::size_t FirstAbove(std::uint64_t address) {
 // What of `region` is to be shown to CRIU; empty where nothing is. Hides at most one piece, at its begin or end, so
 // that there is never more to show than the kernel gave.
 PageRegion Shown(const PageRegion& region) {
-  if ((region.categories & ~(kIsPresent | kIsSwapped | kIsSoftDirty)) != 0) return region;
+  if ((region.categories & ~(kPageIsPresent | kPageIsSwapped | kPageIsSoftDirty)) != 0) return region;
   for (std::size_t i = FirstAbove(region.start); i < process.count && process.ranges[i].begin < region.end; ++i) {
     const Range hidden = {process.ranges[i].begin > region.start ? process.ranges[i].begin : region.start,
                           process.ranges[i].end < region.end ? process.ranges[i].end : region.end};
@@ -196,10 +177,10 @@ PageRegion Shown(const PageRegion& region) {
 
 // What CRIU asks where it wants to know which pages to dump; it scans for other things, too.
 bool IsForDump(const ScanArguments& scan) {
-  constexpr std::uint64_t kAsked = kIsPresent | kIsSwapped | kIsSoftDirty;
+  constexpr std::uint64_t kAsked = kPageIsPresent | kPageIsSwapped | kPageIsSoftDirty;
   return scan.size == sizeof(ScanArguments) && scan.flags == 0 && scan.max_pages == 0 &&
-         scan.category_mask == (kIsZeroPage | kIsFile) && scan.category_inverted == (kIsZeroPage | kIsFile) &&
-         scan.category_anyof_mask == (kIsPresent | kIsSwapped) && (scan.return_mask & kAsked) == kAsked;
+         scan.category_mask == (kPageIsZero | kPageIsFile) && scan.category_inverted == (kPageIsZero | kPageIsFile) &&
+         scan.category_anyof_mask == (kPageIsPresent | kPageIsSwapped) && (scan.return_mask & kAsked) == kAsked;
 }
 
 long Filter(int fd, const ScanArguments& scan, long count) {
@@ -231,7 +212,7 @@ extern "C" __attribute__((visibility("default"))) int ioctl(int fd, unsigned lon
   using Ioctl = int (*)(int, unsigned long, void*);
   static const Ioctl real = reinterpret_cast<Ioctl>(dlsym(RTLD_NEXT, "ioctl"));
   const int result = real(fd, request, argument);
-  if (request != kScanRequest || notes_fd < 0 || result < 0) return result;
+  if (request != kPagemapScan || notes_fd < 0 || result < 0) return result;
   const int before = errno;
   const long kept = Filter(fd, *static_cast<const ScanArguments*>(argument), result);
   errno = before;

@@ -14,8 +14,7 @@
 #include "core/host/page_server.h"
 #include "core/host/process.h"
 #include "core/host/workload_tree.h"
-#include "tests/support/matchers.h"
-#include "tests/support/needs.h"
+#include "tests/core/host/criu_fixture.h"
 
 namespace gpumig {
 namespace {
@@ -27,27 +26,8 @@ struct Dumped {
   std::vector<HiddenRange> hidden;
 };
 
-class PageFilterTest : public testing::Test {
+class PageFilterTest : public CriuFixture {
  protected:
-  void SetUp() override {
-    GPUMIG_NEEDS_ROOT();
-    auto criu = FindCriu();
-    GPUMIG_NEEDS("criu", criu.has_value(), "needs CRIU");
-    criu_ = *criu;
-    directory_.emplace(std::move(*TemporaryDirectory::Create("/dev/shm", "gpumig-page-filter")));
-    base_ = fmt::format("gpumig/test-{}", getpid());
-    auto base = Cgroup::Create(base_);
-    ASSERT_THAT(base, IsOk());
-    cgroup_.emplace(std::move(*base));
-  }
-  void TearDown() override {
-    if (!cgroup_) return;
-    EXPECT_THAT(cgroup_->Kill(seconds(30)), IsOk());
-    EXPECT_THAT(cgroup_->Remove(), IsOk());
-  }
-
-  Cgroup Child(const std::string& name) { return *Cgroup::Create(base_ + "/" + name); }
-
   // Taken and frozen, after it has checked all its memory once.
   void StartAndFreeze() {
     const std::filesystem::path log = directory_->path() / "checks";
@@ -93,10 +73,6 @@ class PageFilterTest : public testing::Test {
     return Dumped{GPUMIG_TRY(std::move(list)), GPUMIG_TRY(ReadNotes(filter.notes.get()))};
   }
 
-  Criu criu_;
-  std::optional<TemporaryDirectory> directory_;
-  std::string base_;
-  std::optional<Cgroup> cgroup_;
   std::optional<ChildProcess> child_;
   std::optional<WorkloadTree> tree_;
   int dumps_ = 0;

@@ -11,8 +11,7 @@
 #include "core/host/process.h"
 #include "core/host/restored_tree.h"
 #include "core/host/workload_tree.h"
-#include "tests/support/matchers.h"
-#include "tests/support/needs.h"
+#include "tests/core/host/criu_fixture.h"
 
 namespace gpumig {
 namespace {
@@ -20,30 +19,14 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-class TreeMoveTest : public testing::Test {
+class TreeMoveTest : public CriuFixture {
  protected:
   void SetUp() override {
-    GPUMIG_NEEDS_ROOT();
-    auto criu = FindCriu();
-    GPUMIG_NEEDS("criu", criu.has_value(), "needs CRIU");
-    criu_ = *criu;
+    CriuFixture::SetUp();
+    if (IsSkipped() || HasFatalFailure()) return;
     setenv("GPUMIG_INIT", GPUMIG_INIT, 1);
-    auto directory = TemporaryDirectory::Create("/dev/shm", "gpumig-tree-move");
-    ASSERT_THAT(directory, IsOk());
-    directory_.emplace(std::move(*directory));
     log_ = directory_->path() / "count";
-    base_ = fmt::format("gpumig/test-{}", getpid());
-    auto base = Cgroup::Create(base_);
-    ASSERT_THAT(base, IsOk());
-    cgroup_.emplace(std::move(*base));
   }
-  void TearDown() override {
-    if (!cgroup_) return;
-    EXPECT_THAT(cgroup_->Kill(seconds(10)), IsOk());
-    EXPECT_THAT(cgroup_->Remove(), IsOk());
-  }
-
-  Cgroup Child(const std::string& name) { return *Cgroup::Create(base_ + "/" + name); }
 
   ChildProcess StartCounter(const std::string& mib = "1") {
     ChildProcess::Options options;
@@ -100,11 +83,7 @@ class TreeMoveTest : public testing::Test {
     return testing::AssertionSuccess();
   }
 
-  Criu criu_;
-  std::optional<TemporaryDirectory> directory_;
   std::filesystem::path log_;
-  std::string base_;
-  std::optional<Cgroup> cgroup_;
   std::optional<ChildProcess> counter_;
   std::optional<WorkloadTree> tree_;
   TreeFacts facts_;

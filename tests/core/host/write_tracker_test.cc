@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -211,6 +212,16 @@ TEST(SharesMemoryTest, AForkedChildHasItsOwnAndAChildOfVforkHasNot) {
   const Worker worker;
   EXPECT_EQ(*SharesMemory(getpid(), worker.pid()), false);
   EXPECT_EQ(*SharesMemory(worker.pid(), worker.pid()), true);
+  // As vfork() makes one, but without its wait, so that we can look.
+  std::vector<std::byte> stack(std::size_t{64} << 10);
+  const auto wait = [](void*) -> int {
+    while (true) pause();
+  };
+  const pid_t child = clone(wait, stack.data() + stack.size(), CLONE_VM | SIGCHLD, nullptr);
+  ASSERT_GT(child, 0);
+  EXPECT_EQ(*SharesMemory(getpid(), child), true);
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
   EXPECT_THAT(SharesMemory(getpid(), 999'999'999), FailsWith(ErrorCode::kNotFound, ""));
 }
 
