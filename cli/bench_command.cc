@@ -59,7 +59,7 @@ std::string RatesText(const HostRates& rates) {
   };
   line("copy memory", rates.copy);
   line("read memory of another process", rates.read);
-  line("digest (SHA-256)", rates.digest);
+  line("digest (BLAKE3)", rates.digest);
   line("encode (zstd:1, bf16 weights)", rates.encode);
   line("write and sync the state directory", rates.state_disk);
   line("write and sync the staging directory", rates.staging);

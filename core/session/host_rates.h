@@ -28,7 +28,7 @@ struct HostRates {
   std::uint64_t copy = 0;         // within one process
   std::uint64_t read = 0;         // memory of another process, into a small buffer
   std::uint64_t digest = 0;       // what names chunks
-  std::uint64_t encode = 0;       // weights as bf16, with the default compression
+  std::uint64_t encode = 0;       // weights as bf16, with zstd:1
   std::uint64_t state_disk = 0;   // written and synced, one thread
   std::uint64_t staging = 0;      // the same in the staging directory
   std::uint64_t gpu_capture = 0;  // device memory into host memory, as the last move from here took it
