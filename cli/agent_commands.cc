@@ -49,22 +49,6 @@ std::string PartsText(const Json& parts) {
   return text;
 }
 
-// What the copying while it ran was good for.
-std::string LiveText(const Json& report) {
-  if (!report.contains("live")) return {};
-  const Json& live = report["live"];
-  std::uint64_t bytes = 0;
-  for (const Json& round : live["rounds"]) bytes += round.value("bytes", std::uint64_t{0});
-  std::string text =
-      fmt::format("copied while it ran: {} in {} rounds, {} were left for its standstill\n", HumanBytes(bytes),
-                  live["rounds"].size(), HumanBytes(live.value("bytes_left", std::uint64_t{0})));
-  if (!live.value("converged", true))
-    text += "it writes to its memory faster than that can be copied: --live gains little for it\n";
-  for (const Json& why : live["left_alone"])
-    text += fmt::format("not copied while it ran: {}\n", why.get<std::string>());
-  return text;
-}
-
 CommandOutcome Report(const Json& report) {
   const std::string ending = report.value("ending", "");
   CommandOutcome outcome;
@@ -87,7 +71,7 @@ CommandOutcome Report(const Json& report) {
                     HumanBytes(report.value("device_bytes", std::uint64_t{0})),
                     HumanBytes(report.value("sent_bytes", std::uint64_t{0})),
                     HumanBytes(report.value("known_bytes", std::uint64_t{0})), report.value("total_ms", 0.0)) +
-        LiveText(report);
+        (report.contains("live") ? LiveText(report["live"]) : "");
     return outcome;
   }
   Aftermath aftermath = Aftermath::kRunsOn;

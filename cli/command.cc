@@ -106,6 +106,19 @@ std::string HumanBytes(std::uint64_t bytes) {
   return fmt::format("{:.1f} {}", value, kUnits[unit]);
 }
 
+std::string LiveText(const Json& live) {
+  std::uint64_t bytes = 0;
+  for (const Json& round : live["rounds"]) bytes += round.value("bytes", std::uint64_t{0});
+  std::string text =
+      fmt::format("copied while it ran: {} in {} rounds, {} were left for its standstill\n", HumanBytes(bytes),
+                  live["rounds"].size(), HumanBytes(live.value("bytes_left", std::uint64_t{0})));
+  if (!live.value("converged", true))
+    text += "it writes to its memory faster than that can be copied: --live gains little for it\n";
+  for (const Json& why : live["left_alone"])
+    text += fmt::format("not copied while it ran: {}\n", why.get<std::string>());
+  return text;
+}
+
 ProgressBar::ProgressBar() : shown_(isatty(STDERR_FILENO) == 1) {}
 
 ProgressBar::~ProgressBar() {

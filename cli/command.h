@@ -39,6 +39,9 @@ int Show(const CommandOutcome& outcome, bool as_json);
 // "1.5 GiB", "312 B"
 std::string HumanBytes(std::uint64_t bytes);
 
+// What copying while a workload ran was good for, as LiveToJson() gives it.
+std::string LiveText(const Json& live);
+
 // A bar on stderr where that is a terminal; nothing elsewhere.
 class ProgressBar {
  public:

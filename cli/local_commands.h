@@ -44,6 +44,7 @@ struct CheckpointArguments {
   std::string workload;
   std::filesystem::path image;
   bool leave_running = false;
+  bool live = false;
   std::string compress = "auto";
   std::uint32_t lock_timeout_ms = 10'000;
   std::string host_path = "direct";

@@ -55,7 +55,9 @@ void AddLocalCommands(CLI::App& app, Command& chosen) {
                    [checkpoint] { return Checkpoint(*checkpoint); });
   sub->add_option("workload", checkpoint->workload, "Name, pid or cgroup path")->required();
   sub->add_option("--image", checkpoint->image, "Directory, empty or new")->required();
-  sub->add_flag("--leave-running", checkpoint->leave_running, "Let it run on afterwards");
+  auto* leave_running = sub->add_flag("--leave-running", checkpoint->leave_running, "Let it run on afterwards");
+  sub->add_flag("--live", checkpoint->live, "Copy its memory while it runs, so that it stands still for less long")
+      ->needs(leave_running);
   sub->add_option("--compress", checkpoint->compress, "auto (default), none, zstd or zstd:LEVEL");
   AddHostPath(sub, checkpoint->host_path);
   sub->add_option("--lock-timeout-ms", checkpoint->lock_timeout_ms, "How long GPU work that was begun may take to end")

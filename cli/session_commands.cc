@@ -1,5 +1,6 @@
 // gpumig checkpoint, restore and resume.
 #include "cli/composition.h"
+#include "cli/live_report.h"
 #include "cli/local_commands.h"
 #include "cli/timed_parts.h"
 #include "core/base/log.h"
@@ -55,6 +56,7 @@ CommandOutcome Checkpoint(const CheckpointArguments& arguments) {
   if (!compression) return Refusal(compression.error());
   const Result<HostPath> host_path = ParseHostPath(arguments.host_path);
   if (!host_path) return Refusal(host_path.error());
+  if (Result<void> path = arguments.live ? CheckLivePath(*host_path) : Ok(); !path) return Refusal(path.error());
   if (Result<void> root = CheckRoot(); !root) return Refusal(root.error());
   const Site site = Site::FromEnvironment();
   const Result<Workload> workload = WorkloadRegistry(site).Resolve(arguments.workload);
@@ -66,6 +68,7 @@ CommandOutcome Checkpoint(const CheckpointArguments& arguments) {
   request.workload = *workload;
   request.image = arguments.image;
   request.leave_running = arguments.leave_running;
+  request.live = arguments.live;
   request.compression = *compression;
   request.capture.host_path = *host_path;
   request.on_part = LogPart;
@@ -93,12 +96,13 @@ CommandOutcome Checkpoint(const CheckpointArguments& arguments) {
                   {"direct_bytes", report.direct_bytes},
                   {"stored_bytes", report.stored_bytes},
                   {"device_path", report.device_path}};
+  if (report.live) outcome.json["live"] = LiveToJson(*report.live);
   outcome.text =
       fmt::format("{} is in {} ({} host, {} device, {} stored)\n", workload->name, arguments.image.string(),
                   HumanBytes(report.host_bytes), HumanBytes(report.device_bytes), HumanBytes(report.stored_bytes)) +
       fmt::format("it {} {:.1f} ms:\n", arguments.leave_running ? "stood still for" : "was stopped and written in",
                   Milliseconds(report.downtime)) +
-      PartsToText(report.downtime_parts) +
+      PartsToText(report.downtime_parts) + (report.live ? LiveText(outcome.json["live"]) : "") +
       (arguments.leave_running ? "it runs on\n"
                                : fmt::format("bring it back with: gpumig restore {}\n", arguments.image.string()));
   return outcome;

@@ -45,12 +45,15 @@ class Plan:
 class Results:
     """Every run of every peer, and what could not be measured."""
 
-    def __init__(self):
+    def __init__(self, only=None):
+        self.only = only
         self.runs = {}  # (peer, mib) -> [row of a run]
         self.skipped = {}
 
     def measure(self, peer, mib, memory_factor, work, what=""):
         """One run of `work`, unless it failed before or the host has too little memory for it."""
+        if self.only and not peer.startswith(tuple(self.only)):
+            return
         label = f"{peer}{what} {mib} MiB"
         if label in self.skipped:
             return
@@ -222,6 +225,8 @@ def parse():
     parser.add_argument("--plot", action="store_true", help="also draw bench/downtime.svg: downtime by size")
     parser.add_argument("--mib", type=int, help="memory of the job that is moved; other sizes follow (default 2048, quick 256)")
     parser.add_argument("--runs", type=int, help="rounds (default 5, quick at most 3)")
+    parser.add_argument("--only", type=lambda text: text.split(","), metavar="PEER,...",
+                        help="only peers whose names begin so, as on stderr: gpumig_live,criu_checkpoint_bf16")
     parser.add_argument("--repository", required=True, help=argparse.SUPPRESS)
     parser.add_argument("--build", required=True, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -236,7 +241,7 @@ def main():
     arguments = parse()
     # So that every `with` gives back what it holds.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    plan, results = Plan(arguments), Results()
+    plan, results = Plan(arguments), Results(arguments.only)
     host = machine()
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:

@@ -36,7 +36,7 @@ def by_gpumig(nodes, mib, kind):
         with Job(nodes, mib, kind) as job:
             name = job.start_by_gpumig()
             begin = time.time_ns()
-            nodes.ask_gpumig("node-a", "checkpoint", name, "--image", image, "--leave-running")
+            nodes.ask_gpumig("node-a", "checkpoint", name, "--image", image, "--leave-running", "--live")
             job.await_resumed()
             last, first = job.log.stop(begin)
             processes.kill_pid(job.pid)

@@ -44,6 +44,7 @@ Result<MigrationRequest> ParseMigrationRequest(const Site& site, const Json& jso
   request.capture.limits.gpu_lock = std::chrono::milliseconds(GPUMIG_TRY(UnsignedMember(json, "lock_timeout_ms")));
   request.capture.host_path = GPUMIG_TRY(ParseHostPath(GPUMIG_TRY(StringMember(json, "host_path"))));
   request.live = GPUMIG_TRY(BoolMember(json, "live"));
+  if (request.live) GPUMIG_TRY(CheckLivePath(request.capture.host_path));
   if (json.contains("compress"))
     request.sending.compress = GPUMIG_TRY(CompressionChoice::Parse(GPUMIG_TRY(StringMember(json, "compress"))));
   if (json.contains("bandwidth"))

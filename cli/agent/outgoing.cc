@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "cli/live_report.h"
 #include "cli/timed_parts.h"
 #include "core/base/file.h"
 #include "core/base/log.h"
@@ -14,20 +15,6 @@
 #include "core/session/system_clock.h"
 
 namespace gpumig {
-namespace {
-
-Json LiveToJson(const LiveReport& live) {
-  Json rounds = Json::array();
-  for (const LiveRound& round : live.rounds)
-    rounds.push_back({{"bytes", round.bytes}, {"ms", Milliseconds(round.duration)}});
-  return {{"rounds", rounds},
-          {"converged", live.converged},
-          {"bytes_left", live.bytes_left},
-          {"left_alone", live.left_alone}};
-}
-
-}  // namespace
-
 // One migration, from its begin to its end and the report of it.
 class Outgoing::Migration : private MigrationObserver {
  public:

@@ -2,8 +2,11 @@
 
 #include <sys/statvfs.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <functional>
+#include <iterator>
+#include <memory>
 #include <thread>
 
 #include "core/base/file.h"
@@ -11,6 +14,7 @@
 #include "core/image/image_reader.h"
 #include "core/image/image_writer.h"
 #include "core/image/materialise.h"
+#include "core/session/ahead_file.h"
 #include "core/session/host_memory.h"
 #include "core/session/restore_workload.h"
 #include "core/session/staging.h"
@@ -55,31 +59,67 @@ Result<void> CheckImageDirectory(const std::filesystem::path& image) {
   return Ok();
 }
 
-// Everything from the stop to the image, with the workload left stopped on success.
+// Memory that was copied while the workload ran, on its way to an image.
+struct AheadCopy {
+  StagingDirectory directory;
+  AheadFile file;
+  LiveCopy copy;
+
+  static Result<std::unique_ptr<AheadCopy>> Make(const Site& site) {
+    StagingDirectory directory = GPUMIG_TRY(StagingDirectory::Create(site, StagingDirectory::Use::kDump));
+    AheadFile file = GPUMIG_TRY(AheadFile::Make(directory.path()));
+    return std::unique_ptr<AheadCopy>(new AheadCopy(std::move(directory), std::move(file)));
+  }
+
+ private:
+  AheadCopy(StagingDirectory staging, AheadFile ahead)
+      : directory(std::move(staging)), file(std::move(ahead)), copy(file, LiveOptions()) {}
+};
+
+// Everything from the first copy to the image, with the workload left stopped on success, or running where it is to be
+// left running.
 Result<CheckpointReport> CaptureInto(const SessionContext& context, const CheckpointRequest& request,
-                                     WorkloadControl& control, const PhaseProgressFn& progress, Timeline& timeline,
-                                     bool& runs) {
+                                     WorkloadControl& control, const PhaseProgressFn& progress, Timeline& timeline) {
+  std::unique_ptr<AheadCopy> ahead;
+  if (request.live) {
+    if (progress) progress("copying memory while it runs", 0);
+    ahead = GPUMIG_TRY(AheadCopy::Make(context.site));
+    GPUMIG_TRY(ahead->copy.CopyInRounds([&] { return control.tree().Processes(); }, {}),
+               "copy memory of {} while it runs", request.workload.name);
+  }
   GPUMIG_TRY(control.Stop(request.capture.limits, timeline));
-  runs = false;
   const WorkloadFacts facts = GPUMIG_TRY(control.Facts());
   const StagingDirectory staging = GPUMIG_TRY(StagingDirectory::Create(context.site, StagingDirectory::Use::kDump));
   WriteOptions options;
   const MemoryMap dumped = GPUMIG_TRY(control.Dump(staging.path(), request.capture.host_path, timeline));
-  options.source.unwritten = GPUMIG_TRY(MemoryAsFiles(dumped, GPUMIG_TRY(control.tree().Processes())));
-  CheckpointReport report;
-  for (const UnwrittenFile& file : options.source.unwritten) report.direct_bytes += file.bytes;
+  const std::vector<pid_t> processes = GPUMIG_TRY(control.tree().Processes());
+  std::vector<UnwrittenFile>& memory = options.source.unwritten;
+  std::vector<UnwrittenFile> copied;
+  if (ahead) {
+    timeline.Begin("layers");
+    LiveCopy::Finished finished = GPUMIG_TRY(ahead->copy.Finish(dumped, processes, {}));
+    GPUMIG_TRY(WriteMemoryMap(finished.map, staging.path()));
+    copied = std::move(finished.ahead);
+    memory = std::move(finished.last);
+    ahead->file.Serve(copied);
+  } else {
+    memory = GPUMIG_TRY(MemoryAsFiles(dumped, processes));
+  }
   std::optional<StagingDirectory> copies;
   if (request.leave_running) {
     timeline.Begin("copy_memory");
     copies.emplace(GPUMIG_TRY(StagingDirectory::Create(context.site, StagingDirectory::Use::kDump)));
-    GPUMIG_TRY(WriteFiles(options.source.unwritten, copies->path(), ParallelWith(progress, "copying memory")));
+    GPUMIG_TRY(WriteFiles(memory, copies->path(), ParallelWith(progress, "copying memory")));
     timeline.Begin("thaw");
     GPUMIG_TRY(control.Resume());
     timeline.End();
-    runs = true;
   } else {
     timeline.Begin("write_image");
   }
+  std::ranges::move(copied, std::back_inserter(memory));
+  CheckpointReport report;
+  for (const UnwrittenFile& file : memory) report.direct_bytes += file.bytes;
+  if (ahead) report.live = ahead->copy.report();
   options.source.facts_json = ToJson(facts);
   options.source.parallel = ParallelWith(progress, "writing the image");
   options.compression = request.compression;
@@ -150,8 +190,7 @@ Outcome<CheckpointReport> CheckpointWorkload(const SessionContext& context, cons
   if (!control) return {control.error(), Aftermath::kUntouched};
 
   Timeline timeline(request.on_part);
-  bool runs = true;
-  Result<CheckpointReport> report = CaptureInto(context, request, *control, progress, timeline, runs);
+  Result<CheckpointReport> report = CaptureInto(context, request, *control, progress, timeline);
   if (!report) {
     Result<void> resumed = control->Resume();
     if (!resumed) return AfterFailedResume(request.workload.name, std::move(report).error(), resumed.error());

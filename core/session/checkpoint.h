@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "core/host/workload_tree.h"
 #include "core/image/chunk_codec.h"
 #include "core/session/device_port.h"
+#include "core/session/live_copy.h"
 #include "core/session/registry.h"
 #include "core/session/site.h"
 #include "core/session/timeline.h"
@@ -53,6 +55,9 @@ struct CheckpointRequest {
   Workload workload;
   std::filesystem::path image;  // empty or missing
   bool leave_running = false;
+  // Copy memory while it runs (LiveCopy), and while it stands still only what it has written since. REQUIRES:
+  // leave_running and HostPath::kDirect
+  bool live = false;
   CaptureOptions capture;
   CompressionChoice compression;
   PartFn on_part;  // of the downtime; may be empty
@@ -65,6 +70,7 @@ struct CheckpointReport {
   std::uint64_t direct_bytes = 0;  // of host_bytes and device_bytes: past CRIU
   std::uint64_t stored_bytes = 0;
   std::string device_path;
+  std::optional<LiveReport> live;
   std::vector<TimedPart> downtime_parts;
   std::chrono::microseconds downtime{0};
   std::chrono::microseconds total{0};

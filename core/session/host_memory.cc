@@ -67,6 +67,18 @@ Result<MemoryMap> ReadMemoryMap(const std::filesystem::path& images) {
   return MemoryMap::Parse(GPUMIG_TRY(ReadBinaryFile(path, kMaxMemoryMapBytes)));
 }
 
+Result<void> WriteMemoryMap(const MemoryMap& map, const std::filesystem::path& images) {
+  if (map.processes.empty()) return Ok();
+  const std::vector<std::byte> bytes = map.Serialise();
+  if (bytes.size() > kMaxMemoryMapBytes) {
+    return MakeError(ErrorCode::kResourceExhausted,
+                     "its memory was written in too many places to copy it while it runs")
+        .WithNextStep("do it without --live");
+  }
+  const UniqueFd file = GPUMIG_TRY(OpenFile(images / kMemoryMapFile, O_WRONLY | O_CREAT | O_TRUNC, 0600));
+  return WriteAll(file.get(), bytes);
+}
+
 Result<std::vector<UnwrittenFile>> MemoryAsFiles(const MemoryMap& map, const std::vector<pid_t>& processes) {
   const std::map<pid_t, pid_t> pids = GPUMIG_TRY(PidsByInner(processes));
   std::vector<UnwrittenFile> files;

@@ -23,6 +23,10 @@ std::vector<std::vector<MemoryRange>> CutIntoPieces(const std::vector<MemoryRang
 // The map among CRIU's files in `images`; an empty one where there is none. Errors: kDamaged; kUnsupported.
 Result<MemoryMap> ReadMemoryMap(const std::filesystem::path& images);
 
+// Makes it one of CRIU's files in `images`, in place of another that is there; none where it is empty.
+// Errors: kResourceExhausted, it is larger than anybody would read.
+Result<void> WriteMemoryMap(const MemoryMap& map, const std::filesystem::path& images);
+
 // Files of an image that are read out of `processes`, which stay frozen as long as anybody reads.
 // Errors: kNotFound, one that `map` names is not among them; kFailedPrecondition, a file has gaps: what it held there
 // was copied while the process ran, and is no more.

@@ -65,6 +65,12 @@ std::vector<MemoryRange> Intersect(const std::vector<MemoryRange>& a, const std:
   return both;
 }
 
+Result<void> CheckLivePath(HostPath path) {
+  if (path == HostPath::kDirect) return Ok();
+  return MakeError(ErrorCode::kInvalidArgument, "what CRIU copies (--host-path criu) cannot be copied by --live")
+      .WithNextStep("leave out one of the two");
+}
+
 // Pieces of one round, of all processes: read and hashed on all cores, and sent while the next ones are read.
 class LiveCopy::Batch {
  public:
@@ -243,7 +249,7 @@ Result<void> LiveCopy::CopyInRounds(const std::function<Result<std::vector<pid_t
     const std::uint64_t bytes = GPUMIG_TRY(CopyRound(tree, stop));
     const auto took = std::chrono::duration_cast<std::chrono::microseconds>(steady_clock::now() - began);
     report_.rounds.push_back({bytes, took});
-    if (stop.stop_requested()) return MakeError(ErrorCode::kCancelled, "the migration was called off");
+    if (stop.stop_requested()) return MakeError(ErrorCode::kCancelled, "it was called off");
     tree = GPUMIG_TRY(processes());
     const std::uint64_t left = GPUMIG_TRY(CountLeft(tree));
     if (left <= options_.enough_bytes) return Ok();
@@ -335,7 +341,7 @@ Result<LiveCopy::Finished> LiveCopy::Finish(const MemoryMap& dumped, const std::
               .WithNextStep("migrate again");
         };
         finished.map.processes.emplace_back(all.inner_pid(), number, file.bytes, std::move(extents));
-        finished.files.push_back(std::move(file));
+        finished.ahead.push_back(std::move(file));
         left = Subtract(left, counts);
         ++number;
       }
@@ -350,7 +356,7 @@ Result<LiveCopy::Finished> LiveCopy::Finish(const MemoryMap& dumped, const std::
     }
     rest.processes.emplace_back(all.inner_pid(), number, bytes, std::move(extents));
   }
-  for (UnwrittenFile& file : GPUMIG_TRY(MemoryAsFiles(rest, processes))) finished.files.push_back(std::move(file));
+  finished.last = GPUMIG_TRY(MemoryAsFiles(rest, processes));
   finished.map.processes.insert(finished.map.processes.end(), rest.processes.begin(), rest.processes.end());
   return finished;
 }

@@ -16,6 +16,7 @@
 #include "core/base/byte_buffer.h"
 #include "core/base/result.h"
 #include "core/host/memory_map.h"
+#include "core/host/workload_tree.h"
 #include "core/host/write_tracker.h"
 #include "core/image/digest.h"
 #include "core/image/source_directory.h"
@@ -28,7 +29,7 @@ struct AheadChunk {
   ByteBuffer room_and_plain;
 };
 
-// Where chunks go before there is a manifest that names them.
+// Where chunks go, to a target or a file, before there is a manifest that names them.
 class AheadShipper {
  public:
   virtual ~AheadShipper() = default;
@@ -50,6 +51,9 @@ struct LiveRound {
   std::uint64_t bytes = 0;  // copied
   std::chrono::microseconds duration{0};
 };
+
+// Errors: kInvalidArgument, memory that goes `path` cannot be copied while its workload runs.
+Result<void> CheckLivePath(HostPath path);
 
 // For the report.
 struct LiveReport {
@@ -77,11 +81,11 @@ class LiveCopy {
   Result<void> CopyInRounds(const std::function<Result<std::vector<pid_t>>()>& processes, std::stop_token stop);
 
   // What the stopped and dumped workload's memory is made of: `dumped` is what has to travel past CRIU, and the result
-  // is that in layers, with the files that carry them. The last layer is read out of the processes, as
-  // MemoryAsFiles() does; of the others only digests are left, so they must be at the target already.
+  // is that in layers, with the files that carry them.
   struct Finished {
     MemoryMap map;
-    std::vector<UnwrittenFile> files;
+    std::vector<UnwrittenFile> ahead;  // in pieces that are known; where they went only the shipper can tell
+    std::vector<UnwrittenFile> last;   // read out of the processes, as MemoryAsFiles() does
   };
   Result<Finished> Finish(const MemoryMap& dumped, const std::vector<pid_t>& processes, std::stop_token stop);
 

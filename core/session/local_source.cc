@@ -1,7 +1,5 @@
 #include "core/session/local_source.h"
 
-#include <fcntl.h>
-
 #include <algorithm>
 #include <thread>
 
@@ -41,7 +39,7 @@ Result<SealedCapture> LocalSource::Capture(std::uint32_t, const CallLimit& limit
 
   live_report_.reset();
   std::optional<LiveCopy> live;
-  if (shipper_ != nullptr && options_.host_path == HostPath::kDirect) {
+  if (shipper_ != nullptr) {
     live.emplace(*shipper_, live_options_);
     GPUMIG_TRY(live->CopyInRounds([&] { return control->tree().Processes(); }, limit.stop),
                "copy memory of {} while it runs", workload_.name);
@@ -71,18 +69,10 @@ Result<std::vector<UnwrittenFile>> LocalSource::Finish(LiveCopy& live, const Mem
   const std::vector<pid_t> processes = GPUMIG_TRY((*GPUMIG_TRY(Control())).tree().Processes());
   LiveCopy::Finished finished = GPUMIG_TRY(live.Finish(dumped, processes, std::move(stop)));
   live_report_ = live.report();
-  if (!finished.map.processes.empty()) {
-    const UniqueFd file =
-        GPUMIG_TRY(OpenFile(staging_ / kImagesName / kMemoryMapFile, O_WRONLY | O_CREAT | O_TRUNC, 0600));
-    const std::vector<std::byte> map = finished.map.Serialise();
-    if (map.size() > kMaxMemoryMapBytes) {
-      return MakeError(ErrorCode::kResourceExhausted,
-                       "its memory was written in too many places to copy it while it runs")
-          .WithNextStep("migrate without --live");
-    }
-    GPUMIG_TRY(WriteAll(file.get(), map));
-  }
-  return std::move(finished.files);
+  GPUMIG_TRY(WriteMemoryMap(finished.map, staging_ / kImagesName));
+  std::vector<UnwrittenFile> files = std::move(finished.ahead);
+  std::ranges::move(finished.last, std::back_inserter(files));
+  return files;
 }
 
 Result<void> LocalSource::ReadImage(std::vector<UnwrittenFile> memory, std::stop_token stop) {

@@ -24,6 +24,7 @@ class LocalSource : public SourceWorkload {
   ~LocalSource() override;
 
   // Captures from now on begin with rounds of copying while the workload runs. `shipper` must outlive this.
+  // REQUIRES: CheckLivePath() has nothing against the path of `options`
   void CopyAheadThrough(AheadShipper& shipper, const LiveOptions& options) {
     shipper_ = &shipper;
     live_options_ = options;

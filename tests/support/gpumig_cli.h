@@ -1,6 +1,7 @@
 // Runs the real gpumig program, as a user would, and looks at what it leaves behind.
 #pragma once
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <unistd.h>
