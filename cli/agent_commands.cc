@@ -171,7 +171,7 @@ void LearnFrom(const Json& report, HostRates& rates) {
   if (const auto rate = BytesPerSecond(device_bytes, PartOf(report, "target_parts_ms", "device_restore")); rate > 0)
     rates.gpu_restore = rate;
   double fixed_ms = 0;
-  for (const char* part : {"quiesce", "freeze", "prepare", "commit", "thaw"})
+  for (const char* part : {"quiesce", "freeze", "seal", "prepare", "commit", "thaw"})
     fixed_ms += PartOf(report, "downtime_parts_ms", part);
   // Restoring GPUs is within prepare.
   fixed_ms = std::max(0.0, fixed_ms - PartOf(report, "target_parts_ms", "device_restore"));

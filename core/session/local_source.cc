@@ -38,6 +38,7 @@ Result<SealedCapture> LocalSource::Capture(std::uint32_t, const CallLimit& limit
   GPUMIG_TRY(MakeDirectories(staging_ / kImagesName));
 
   live_report_.reset();
+  stopped_at_.reset();
   std::optional<LiveCopy> live;
   if (shipper_ != nullptr) {
     live.emplace(*shipper_, live_options_);
@@ -45,7 +46,7 @@ Result<SealedCapture> LocalSource::Capture(std::uint32_t, const CallLimit& limit
                "copy memory of {} while it runs", workload_.name);
   }
 
-  const auto stopped_at = std::chrono::steady_clock::now();
+  stopped_at_ = std::chrono::steady_clock::now();
   Timeline timeline;
   GPUMIG_TRY(control->Stop(options_.limits, timeline));
   facts_ = GPUMIG_TRY(control->Facts());
@@ -60,7 +61,6 @@ Result<SealedCapture> LocalSource::Capture(std::uint32_t, const CallLimit& limit
   SealedCapture sealed;
   sealed.manifest = GPUMIG_TRY(ManifestDigest::FromHex(image_->image_digest().ToHex()));
   sealed.copy = GPUMIG_TRY(Look());
-  sealed.stopped_at = stopped_at;
   sealed.parts = timeline.parts();
   return sealed;
 }

@@ -33,6 +33,7 @@ class LocalSource : public SourceWorkload {
   const std::optional<LiveReport>& live_report() const { return live_report_; }
 
   Result<SealedCapture> Capture(std::uint32_t attempt, const CallLimit& limit) override;
+  std::optional<std::chrono::steady_clock::time_point> StoppedAt() const override { return stopped_at_; }
   Result<void> Resume() override;
   Result<void> Destroy() override;
   Result<CopyState> Look() override;
@@ -61,6 +62,7 @@ class LocalSource : public SourceWorkload {
   AheadShipper* shipper_ = nullptr;
   LiveOptions live_options_;
   std::optional<LiveReport> live_report_;
+  std::optional<std::chrono::steady_clock::time_point> stopped_at_;
   std::optional<HashedSource> image_;
   WorkloadFacts facts_;
   std::uint64_t image_bytes_ = 0;

@@ -48,6 +48,8 @@ Result<std::uint64_t> BytesToStore(const Manifest& manifest, const ChunkStore& s
 // Of what this host has in memory, so much is left alone.
 constexpr std::uint64_t kSpareMemoryBytes = std::uint64_t{256} << 20;
 constexpr std::uint64_t kSpareDiskBytes = std::uint64_t{64} << 20;
+// A disk that is asked for durability while a workload stands still must not have gigabytes in its own cache by then.
+constexpr std::uint64_t kSyncEveryBytes = std::uint64_t{64} << 20;
 // A workload that writes all the time sends much of its memory again; more than this would be no use to anybody.
 constexpr std::uint64_t kMostTimesAhead = 8;
 
@@ -218,10 +220,19 @@ Result<void> LocalTarget::PutAhead(const Digest& digest, std::span<const std::by
   // Rounds come on top of what was asked for, and journals live on this disk too.
   GPUMIG_TRY(CheckRoom(directory_, kSpareDiskBytes, "memory that comes while the workload runs"));
   GPUMIG_TRY(store_.Put(digest, encoded));
+  if (IsTimeToSync(encoded.size())) GPUMIG_TRY(store_.Sync());
   // Others may have taken what there was when this began.
   const Result<std::uint64_t> available = AvailableMemory();
   if (memory && available && *available > host_bytes + kSpareMemoryBytes) memory->Keep(digest, plain);
   return Ok();
+}
+
+bool LocalTarget::IsTimeToSync(std::uint64_t bytes_more) {
+  const std::lock_guard lock(mutex_);
+  ahead_unsynced_bytes_ += bytes_more;
+  if (ahead_unsynced_bytes_ < kSyncEveryBytes) return false;
+  ahead_unsynced_bytes_ = 0;
+  return true;
 }
 
 Result<void> LocalTarget::PutManifest(std::span<const std::byte> bytes) {

@@ -94,6 +94,7 @@ class LocalTarget : public TargetWorkload {
   Result<void> Adopt(std::span<const std::byte> manifest_bytes);
   Result<TargetReport> PrepareImage(const ManifestDigest& manifest, std::stop_token stop);
   Result<void> PutAhead(const Digest& digest, std::span<const std::byte> encoded);
+  bool IsTimeToSync(std::uint64_t bytes_more);
   Result<void> Remember(const GatedWorkload& gated) const;
   // After a restart of the agent: the copy that an earlier Prepare() left.
   Result<void> FindAgain();
@@ -129,6 +130,7 @@ class LocalTarget : public TargetWorkload {
   std::shared_ptr<EarlyCopy> early_;             // guarded by mutex_
   std::shared_ptr<AheadMemory> ahead_;           // guarded by mutex_; null: nothing comes ahead of its manifest
   std::uint64_t ahead_bytes_left_ = 0;           // guarded by mutex_; so much more may come
+  std::uint64_t ahead_unsynced_bytes_ = 0;       // guarded by mutex_
   std::uint64_t ahead_host_bytes_ = 0;           // guarded by mutex_; that the workload will need
   bool preparing_ = false;                       // guarded by mutex_; no other image may come in
   int dropping_count_ = 0;                       // guarded by mutex_; above 0, none may be begun

@@ -200,17 +200,16 @@ void MigrationSource::Perform(SourceAction action, const ImageStatus& image) {
 void MigrationSource::Capture() {
   SetPhase(MigrationPhase::kCapturing);
   const Result<SealedCapture> sealed = ports_.workload.Capture(state_.attempt, {deadline_, abort_.get_token()});
+  // While memory was copied ahead it ran; what counts is its standstill.
+  stopped_at_ = ports_.workload.StoppedAt().value_or(ports_.clock.Now());
+  if (sealed) deadline_ = stopped_at_ + limits_.max_downtime;
   WatchClock();
   if (!sealed) {
     work_error_ = sealed.error();
     inbox_.push_front(ev::CaptureFailed{sealed.error().message()});
     return;
   }
-  if (sealed->stopped_at) {
-    stopped_at_ = *sealed->stopped_at;
-    // While memory was copied ahead it ran; the limit is that of its standstill.
-    deadline_ = stopped_at_ + limits_.max_downtime;
-  }
+  captured_at_ = ports_.clock.Now();
   outcome_.parts = sealed->parts;
   for (const TimedPart& part : sealed->parts) ports_.observer.OnPart(part);
   inbox_.push_front(ev::CaptureSealed{sealed->manifest, sealed->copy});
@@ -330,7 +329,10 @@ void MigrationSource::NoteProgress(const SourceState& before) {
   peer_error_.reset();
   farewells_left_ = limits_.farewell_tries;
   undo_left_ = limits_.undo_tries;
-  if (state_.stage == Stage::kSealed) SetPhase(MigrationPhase::kSending);
+  if (state_.stage == Stage::kSealed) {
+    SetPhase(MigrationPhase::kSending);
+    if (captured_at_) AddPart("seal", now - *captured_at_);
+  }
   if (state_.stage == Stage::kReleased) {
     AddPart("send", send_time_);
     if (prepare_began_) AddPart("prepare", now - *prepare_began_);

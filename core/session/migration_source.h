@@ -115,6 +115,7 @@ class MigrationSource {
   std::optional<MigrationPhase> phase_;
   Clock::TimePoint began_{};
   Clock::TimePoint stopped_at_{};
+  std::optional<Clock::TimePoint> captured_at_;
   Clock::TimePoint deadline_{};
   std::optional<Clock::TimePoint> prepare_began_;
   std::optional<Clock::TimePoint> released_at_;

@@ -28,9 +28,7 @@ struct SealedCapture {
   ManifestDigest manifest;
   // Read from the kernel after the image was sealed. Anything but kStopped voids the image: the migration is aborted.
   CopyState copy = CopyState::kStopped;
-  // For the report: when it came to a stand (else the downtime counts from the beginning of Capture()), and what took
-  // how long: quiesce, device capture, freeze, host dump.
-  std::optional<std::chrono::steady_clock::time_point> stopped_at;
+  // For the report, what took how long: quiesce, device capture, freeze, host dump.
   std::vector<TimedPart> parts;
 };
 
@@ -44,6 +42,9 @@ class SourceWorkload {
   // Stops it and seals an image of all of it. Success leaves it stopped until Resume() or Destroy(), also when this
   // process dies. A failure may leave it in any state: Resume() always follows. A new attempt captures anew.
   virtual Result<SealedCapture> Capture(std::uint32_t attempt, const CallLimit& limit) = 0;
+
+  // When the last Capture() began to stop it; none, it did not come to that.
+  virtual std::optional<std::chrono::steady_clock::time_point> StoppedAt() const = 0;
 
   // Makes it run, whatever of Capture() was done: resumes the CPU side, restores and unlocks GPUs; where the tree is
   // gone, restores it from the sealed image if there is one here. Idempotent: nothing to do is success, so also for a

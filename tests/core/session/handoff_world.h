@@ -142,20 +142,27 @@ class FakeSourceWorkload : public SourceWorkload {
  public:
   FakeSourceWorkload(World& world, Faults& faults, FakeClock& clock) : world_(world), faults_(faults), clock_(clock) {}
 
+  std::chrono::milliseconds copy_ahead_takes{0};
+  bool copy_ahead_fails = false;
   std::chrono::milliseconds capture_takes{100};
   CopyState after_capture = CopyState::kStopped;
 
   Result<SealedCapture> Capture(std::uint32_t attempt, const CallLimit& limit) override {
+    stopped_at_.reset();
     return faults_.Call<SealedCapture>("Capture", [&]() -> Result<SealedCapture> {
+      clock_.Advance(copy_ahead_takes);
+      if (copy_ahead_fails) return Error(ErrorCode::kUnavailable, "the target took no more");
+      stopped_at_ = clock_.Now();
       world_.SetSource(CopyState::kStopped);
       if (limit.stop.stop_requested()) return Error(ErrorCode::kCancelled, "asked to stop");
       clock_.Advance(capture_takes);
       if (clock_.Now() > limit.until) return Error(ErrorCode::kDeadlineExceeded, "the capture took too long");
       world_.source_image = true;
       world_.SetSource(after_capture);
-      return SealedCapture{ImageOf(attempt), after_capture, {}, {{"freeze", capture_takes}}};
+      return SealedCapture{ImageOf(attempt), after_capture, {{"freeze", capture_takes}}};
     });
   }
+  std::optional<std::chrono::steady_clock::time_point> StoppedAt() const override { return stopped_at_; }
   Result<void> Resume() override {
     return faults_.Call<void>("Resume", [&]() -> Result<void> {
       if (world_.source() == CopyState::kGone && !world_.source_image) return Error(ErrorCode::kLost, "no image");
@@ -178,6 +185,7 @@ class FakeSourceWorkload : public SourceWorkload {
   World& world_;
   Faults& faults_;
   FakeClock& clock_;
+  std::optional<std::chrono::steady_clock::time_point> stopped_at_;
 };
 
 class FakeTargetWorkload : public TargetWorkload {

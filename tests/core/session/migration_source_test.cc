@@ -106,7 +106,7 @@ TEST(MigrationSourceTest, MovesAndTellsWhatTookHowLong) {
   rig.ExpectJournalsAgree();
   std::vector<std::string> parts;
   for (const TimedPart& part : outcome.parts) parts.push_back(part.name);
-  EXPECT_THAT(parts, ::testing::ElementsAre("freeze", "send", "prepare", "commit"));
+  EXPECT_THAT(parts, ::testing::ElementsAre("freeze", "seal", "send", "prepare", "commit"));
   EXPECT_THAT(outcome.target_parts, ::testing::ElementsAre(TimedPart{"restore", std::chrono::milliseconds(3)},
                                                            TimedPart{"start", std::chrono::milliseconds(1)}));
   EXPECT_EQ(outcome.detail, "pid 42");
@@ -115,6 +115,19 @@ TEST(MigrationSourceTest, MovesAndTellsWhatTookHowLong) {
   EXPECT_EQ(rig.observer.phases.front(), MigrationPhase::kCapturing);
   EXPECT_EQ(rig.observer.phases.back(), MigrationPhase::kEnded);
   EXPECT_TRUE(rig.observer.alarms.empty());
+}
+
+// While memory is copied ahead the workload runs.
+TEST(MigrationSourceTest, DowntimeBeginsWithTheStop) {
+  Rig moves;
+  moves.source_workload.copy_ahead_takes = std::chrono::seconds(50);
+  EXPECT_LT(moves.Run().downtime, std::chrono::milliseconds(500));
+  Rig fails;
+  fails.source_workload.copy_ahead_takes = std::chrono::seconds(50);
+  fails.source_workload.copy_ahead_fails = true;
+  const MigrationOutcome outcome = fails.Run();
+  EXPECT_EQ(outcome.ending, Ending::kRunsHere);
+  EXPECT_LT(outcome.downtime, std::chrono::milliseconds(500));
 }
 
 // Whatever fails before RELEASED, the job runs on at the source. Each call of each port in turn: failing once, failing

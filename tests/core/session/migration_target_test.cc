@@ -369,8 +369,9 @@ TEST_F(MigrationTargetTest, AWholeMoveWithBothRunners) {
     explicit CaptureNow(World& world) : world_(world) {}
     Result<SealedCapture> Capture(std::uint32_t attempt, const CallLimit&) override {
       world_.SetSource(CopyState::kStopped);
-      return SealedCapture{ImageOf(attempt), CopyState::kStopped, {}, {}};
+      return SealedCapture{ImageOf(attempt), CopyState::kStopped, {}};
     }
+    std::optional<std::chrono::steady_clock::time_point> StoppedAt() const override { return {}; }
     Result<void> Resume() override {
       world_.SetSource(CopyState::kLive);
       return Ok();
