@@ -3,6 +3,7 @@
 #include <benchmark/benchmark.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -32,6 +33,7 @@ class StoppedProcess {
     pid_ = fork();
     GPUMIG_CHECK(pid_ >= 0);
     if (pid_ == 0) {
+      prctl(PR_SET_PDEATHSIG, SIGKILL);  // else it would hold a reader of our output for ever
       std::memset(memory_, 2, kBytes);
       raise(SIGSTOP);
       _exit(0);

@@ -23,7 +23,7 @@ from .podman import Podman
 from .processes import Unavailable
 from . import script
 
-QUICK_ROUNDS_S = 150
+QUICK_ROUNDS_S = 200
 LIVE_DIRTY_PERCENT = 1
 
 

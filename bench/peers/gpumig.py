@@ -36,17 +36,9 @@ def live(nodes, mib, kind="random", **job):
 
 
 def peak_mib(nodes, mib):
-    """The most that either agent had resident while it moved `mib`, above what it had before."""
-    idle = {}
-    for node in ("node-a", "node-b"):
-        pid = nodes.agent_pid(node)
-        with open(f"/proc/{pid}/clear_refs", "w") as clear:
+    """The most that either agent had resident while it moved `mib`, above what it had when it had moved nothing yet."""
+    for node in nodes.idle_kib:
+        with open(f"/proc/{nodes.agent_pid(node)}/clear_refs", "w") as clear:
             clear.write("5")  # VmHWM begins anew
-        idle[node] = status_kib(pid, "VmRSS")
     stop_and_copy(nodes, mib)
-    return max(status_kib(nodes.agent_pid(node), "VmHWM") - idle[node] for node in idle) / 1024
-
-
-def status_kib(pid, key):
-    with open(f"/proc/{pid}/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith(key + ":"))
+    return max(processes.status_kib(nodes.agent_pid(node), "VmHWM") - idle for node, idle in nodes.idle_kib.items()) / 1024

@@ -28,6 +28,7 @@ class Nodes:
         try:
             self._two_nodes("up", self._directory, "--build", self.build, "--gpus", "0", "--setting", "cache_bytes = 0")
             self._pids = {node: int(read(f"{self._directory}/{node}/pid")) for node in ("node-a", "node-b")}
+            self.idle_kib = {node: processes.status_kib(self.agent_pid(node), "VmRSS") for node in self._pids}
             self._addresses = self._find_addresses()
             self._make_certificate()
         except BaseException:

@@ -23,6 +23,11 @@ def run(argv, limit_s=300, **options):
     return done.stdout
 
 
+def status_kib(pid, key):
+    with open(f"/proc/{pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(key + ":"))
+
+
 def start(argv, **options):
     """In a session of its own, without a terminal; `end` it."""
     options = {"stdin": NULL, "stdout": NULL, "stderr": NULL, **options}

@@ -13,8 +13,9 @@ constexpr double kLeastGain = 0.03;
 constexpr double kNewShare = 1.0 / 8;
 // What takes less time is mostly getting ready.
 constexpr std::size_t kLeastToLearnFrom = 256 << 10;
-// From here on what was sent says what the link does.
-constexpr std::uint64_t kSendsToKnowTheLink = 8;
+// From here on what was sent says what the link does: some chunks that do not get smaller, or many that do.
+constexpr double kBytesToKnowTheLink = 6 << 20;
+constexpr std::uint64_t kSendsToKnowTheLink = 16;
 // Older sendings count less and less, so that a link which changes is noticed.
 constexpr double kMostBusySeconds = 2;
 // Of two ways equally fast, the one that takes less work altogether.
@@ -62,11 +63,15 @@ double CodecPolicy::UsualRate(CodecMethod method, std::size_t its_class) {
   return kSplit;
 }
 
+bool CodecPolicy::KnowsLink() const {
+  return busy_seconds_ > 0 && (sent_in_all_ >= kBytesToKnowTheLink || sends_ >= kSendsToKnowTheLink);
+}
+
 double CodecPolicy::LinkRate() const {
   double rate = limits_.assumed_bytes_per_second;
   if (busy_seconds_ > 0) {
     // While little has arrived, what is under way counts too: the link is no faster than that.
-    const bool known = sends_ >= kSendsToKnowTheLink;
+    const bool known = KnowsLink();
     const double most = (sent_bytes_ + (known ? 0 : static_cast<double>(bytes_under_way_))) / busy_seconds_;
     rate = known ? most : std::min(rate, most);
   }
@@ -137,7 +142,10 @@ void CodecPolicy::SendEnds(std::uint64_t bytes, bool arrived, TimePoint now, std
   bytes_under_way_ -= bytes;
   busy_seconds_ += std::max(0.0, std::chrono::duration<double>(now - busy_since_).count());
   busy_since_ = std::max(now, busy_since_);
-  if (arrived) sent_bytes_ += static_cast<double>(bytes);
+  if (arrived) {
+    sent_bytes_ += static_cast<double>(bytes);
+    sent_in_all_ += static_cast<double>(bytes);
+  }
   if (busy_seconds_ > kMostBusySeconds) {
     busy_seconds_ /= 2;
     sent_bytes_ /= 2;
@@ -158,7 +166,7 @@ double CodecPolicy::link_bytes_per_second() const {
 
 std::optional<double> CodecPolicy::measured_link_bytes_per_second() const {
   const std::lock_guard lock(mutex_);
-  if (sends_ < kSendsToKnowTheLink || busy_seconds_ <= 0) return std::nullopt;
+  if (!KnowsLink()) return std::nullopt;
   return sent_bytes_ / busy_seconds_;
 }
 

@@ -64,6 +64,7 @@ class CodecPolicy {
 
   static std::size_t ClassOf(CodecMethod method, const CodecEstimate& estimate);
   static double UsualRate(CodecMethod method, std::size_t its_class);
+  bool KnowsLink() const;
   double LinkRate() const;
   double TimeOf(CodecMethod method, const ChunkProbe& probe, double link) const;
 
@@ -79,6 +80,7 @@ class CodecPolicy {
   TimePoint busy_since_{};  // up to where busy_seconds_ counts, while something is under way
   double busy_seconds_ = 0;
   double sent_bytes_ = 0;
+  double sent_in_all_ = 0;
   std::uint64_t sends_ = 0;
   double sender_seconds_per_byte_ = 0;
 };
