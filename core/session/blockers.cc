@@ -1,6 +1,9 @@
 #include "core/session/blockers.h"
 
 #include <filesystem>
+#include <optional>
+
+#include "core/base/file.h"
 
 namespace gpumig {
 namespace {
@@ -16,10 +19,25 @@ struct KnownTarget {
 constexpr KnownTarget kKnownTargets[] = {
     {"anon_inode:[io_uring]", "holds an io_uring",
      "let it do without io_uring (many programs have an option or variable for that)"},
+    {"anon_inode:[userfaultfd]", "handles page faults by a userfaultfd",
+     "let it do without userfaultfd (for a virtual machine: wait until its migration has ended)"},
     {"anon_inode:bpf", "holds a BPF object", "let it close it, or stop it by hand and start it anew"},
     {"anon_inode:[perf_event]", "holds a perf event", "detach the profiler"},
     {"/dev/infiniband/", "holds an RDMA device", "let it close its RDMA connections"},
 };
+
+constexpr std::size_t kLargestMapsBytes = std::size_t{64} << 20;
+
+// CRIU takes segments of System V only where the workload has a namespace of its own for them.
+std::optional<Blocker> FindSystemVMemory(pid_t pid) {
+  std::error_code error;
+  const auto theirs = std::filesystem::read_symlink(fmt::format("/proc/{}/ns/ipc", pid), error);
+  if (error || theirs != std::filesystem::read_symlink("/proc/self/ns/ipc", error)) return std::nullopt;
+  const Result<std::string> maps = ReadTextFile(fmt::format("/proc/{}/maps", pid), kLargestMapsBytes);
+  if (!maps || maps->find(" /SYSV") == std::string::npos) return std::nullopt;
+  return Blocker{pid, "has System V shared memory (shmget) of this host",
+                 "let it use POSIX shared memory or memfd, or run it in an IPC namespace of its own (unshare --ipc)"};
+}
 
 }  // namespace
 
@@ -36,6 +54,7 @@ std::vector<Blocker> FindBlockers(const std::vector<pid_t>& processes) {
             {pid, fmt::format("{} (descriptor {})", known.what, entry->path().filename().string()), known.cure});
       }
     }
+    if (std::optional<Blocker> memory = FindSystemVMemory(pid)) blockers.push_back(std::move(*memory));
   }
   return blockers;
 }

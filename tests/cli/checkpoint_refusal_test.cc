@@ -95,6 +95,23 @@ TEST_F(CheckpointRefusalTest, AnIoUringIsFoundBeforeAnythingIsStopped) {
   EXPECT_FALSE(std::filesystem::exists(directory() / "image"));
 }
 
+TEST_F(CheckpointRefusalTest, MemoryThatCriuCannotCaptureIsNamedBeforeAnythingIsStopped) {
+  for (const auto& [kind, what, cure] :
+       {std::tuple("userfaultfd", "by a userfaultfd (descriptor", "without userfaultfd"),
+        std::tuple("sysv", "System V shared memory", "POSIX shared memory")}) {
+    SCOPED_TRACE(kind);
+    const auto log = directory() / kind;
+    ASSERT_EQ(Gpumig({"run", "--name", kind, "--", AWKWARD, kind, log}).code, 0);
+    ASSERT_TRUE(GrowsOn(log));
+    const CliAnswer answer = Gpumig({"checkpoint", kind, "--image", directory() / "image"});
+    EXPECT_EQ(answer.code, 3);
+    EXPECT_NE(answer.error().find(what), std::string::npos) << answer.error();
+    EXPECT_NE(answer.next_step().find(cure), std::string::npos) << answer.next_step();
+    EXPECT_TRUE(GrowsOn(log));
+    EXPECT_FALSE(std::filesystem::exists(directory() / "image"));
+  }
+}
+
 TEST_F(CheckpointRefusalTest, WhatCriuAloneFindsIsSaidInItsWordsAndTheJobRunsOn) {
   const auto log = directory() / "count";
   const CliAnswer run = Gpumig({"run", "--name", "tied", "--", AWKWARD, "tied", log});

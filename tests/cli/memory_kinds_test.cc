@@ -4,6 +4,27 @@
 namespace gpumig {
 namespace {
 
+// More of the host's pool of huge pages, as long as this lives.
+class HugetlbPages {
+ public:
+  explicit HugetlbPages(std::uint64_t count) : wanted_(count), before_(Pool()) { SetPool(before_ + count); }
+  HugetlbPages(const HugetlbPages&) = delete;
+  HugetlbPages& operator=(const HugetlbPages&) = delete;
+  ~HugetlbPages() { SetPool(before_); }
+  bool are_there() const { return Pool() >= before_ + wanted_; }
+
+ private:
+  static constexpr const char* kPool = "/proc/sys/vm/nr_hugepages";
+  static std::uint64_t Pool() {
+    const auto text = ReadTextFile(kPool);
+    return text ? std::strtoull(text->c_str(), nullptr, 10) : 0;
+  }
+  static void SetPool(std::uint64_t count) { std::ofstream(kPool) << count << std::endl; }
+
+  std::uint64_t wanted_;
+  std::uint64_t before_;
+};
+
 class MemoryKindsTest : public TwoNodesTest, public testing::WithParamInterface<std::string> {
  protected:
   // Agents and commands take it from here.
@@ -53,6 +74,26 @@ TEST_P(MemoryKindsTest, AllOfItComesBackFromAnImage) {
   EXPECT_TRUE(GrowsOn(log_));
   EXPECT_TRUE(CountedByOne(log_));
   EXPECT_GT(SharedBytes(restored.json["pid"]), 7u << 20);
+}
+
+// Of the host's pool: CRIU captures it, by either path.
+TEST_P(MemoryKindsTest, HugetlbPagesComeBackFromAnImage) {
+  const HugetlbPages pages(8);
+  GPUMIG_NEEDS("hugetlb", pages.are_there(), "this host gives no huge pages");
+  log_ = directory() / "checks";
+  ASSERT_EQ(Gpumig({"run", "--name", "memories", "--", MEMORIES, log_, "hugetlb"}).code, 0);
+  ASSERT_TRUE(GrowsOn(log_));
+  const auto image = directory() / "image";
+  for (const char* name : {"memories", "again"}) {
+    std::filesystem::remove_all(image);
+    const CliAnswer checkpoint = Gpumig({"checkpoint", name, "--image", image, HostPath()});
+    ASSERT_EQ(checkpoint.code, 0) << checkpoint.errors;
+    const CliAnswer restored = Gpumig({"restore", image, "--name", "again"});
+    ASSERT_EQ(restored.code, 0) << restored.errors;
+    EXPECT_TRUE(GrowsOn(log_));
+  }
+  EXPECT_TRUE(CountedByOne(log_));
+  kill(Gpumig({"ps"}).json["workloads"][0]["pid"].get<pid_t>(), SIGKILL);
 }
 
 TEST_P(MemoryKindsTest, AllOfItIsInAnImageOfOneThatRunsOn) {

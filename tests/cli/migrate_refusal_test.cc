@@ -50,6 +50,21 @@ TEST_F(MigrateRefusalTest, ANodeThatIsNoPeerIsNamed) {
   ExpectCounterCountsOn();
 }
 
+TEST_F(MigrateRefusalTest, ATargetWithoutTheMemoryIsNotAsked) {
+  Up();
+  StartCounter("node-a");
+  const auto meminfo = directory() / "meminfo";
+  std::ofstream(meminfo) << "MemTotal: 4096 kB\nMemFree: 1024 kB\nMemAvailable: 1024 kB\n";
+  ASSERT_EQ(On("node-b", {"mount", "--bind", meminfo, "/proc/meminfo"}).code, 0);
+  for (const char* option : {"--host-path=direct", "--live"}) {
+    const CliAnswer answer = Migrate("node-a", "counter", "node-b", {option});
+    ExpectRefused(answer, "resource_exhausted", "1 MiB are available here");
+    EXPECT_NE(answer.error().find("node node-b"), std::string::npos) << answer.error();
+    EXPECT_NE(answer.next_step().find("another node"), std::string::npos) << answer.next_step();
+  }
+  ExpectCounterCountsOn();
+}
+
 TEST_F(MigrateRefusalTest, WithoutAnAgentTheUserIsToldHowToStartOne) {
   const CliAnswer answer = Gpumig({"migrate", "counter", "--to", "node-b"});
   ExpectRefused(answer, "unavailable", "no agent runs here");

@@ -1,10 +1,14 @@
 // A workload with something that cannot be captured, or that misbehaves while it is.
 //
 // usage: awkward io_uring LOG      holds an io_uring, which CRIU cannot dump
+//        awkward userfaultfd LOG   handles its own page faults
+//        awkward sysv LOG          has System V shared memory
 //        awkward tied LOG         listens on LOG with ".sock" for its extension, and keeps every connection
 //        awkward short LOG         ends by itself after 300 ms
 #include <fcntl.h>
 #include <linux/io_uring.h>
+#include <sys/ipc.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -25,6 +29,12 @@ int main(int argc, char** argv) {
     io_uring_params parameters;
     std::memset(&parameters, 0, sizeof(parameters));
     if (syscall(SYS_io_uring_setup, 4, &parameters) < 0) return 3;
+  }
+  if (kind == "userfaultfd" && syscall(SYS_userfaultfd, O_NONBLOCK) < 0) return 3;
+  if (kind == "sysv") {
+    const int segment = shmget(IPC_PRIVATE, 1 << 20, IPC_CREAT | 0600);
+    if (segment < 0 || shmat(segment, nullptr, 0) == reinterpret_cast<void*>(-1)) return 3;
+    shmctl(segment, IPC_RMID, nullptr);  // gone with this process
   }
   if (kind == "tied") {
     const int listener = socket(AF_UNIX, SOCK_STREAM, 0);

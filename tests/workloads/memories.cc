@@ -72,7 +72,7 @@ struct Check {
   std::function<bool()> holds;
 };
 
-std::vector<Check> MakeMemories(const char* own_program) {
+std::vector<Check> MakeMemories(const char* own_program, bool with_hugetlb) {
   std::vector<Check> checks;
   const auto add = [&](const char* kind, std::function<bool()> holds) { checks.push_back({kind, std::move(holds)}); };
 
@@ -149,6 +149,14 @@ std::vector<Check> MakeMemories(const char* own_program) {
   heap += kPage - reinterpret_cast<std::uintptr_t>(heap) % kPage;
   Fill(heap, 2 * kMiB, 11);
   add("heap", [=] { return Holds(heap, 2 * kMiB, 11); });
+
+  if (with_hugetlb) {
+    char* pool = Map(4 * kMiB, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB);
+    char* shared_pool = Map(4 * kMiB, MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB);
+    Fill(pool, 4 * kMiB, 12);
+    Fill(shared_pool, 4 * kMiB, 13);
+    add("hugetlb", [=] { return Holds(pool, 4 * kMiB, 12) && Holds(shared_pool, 4 * kMiB, 13); });
+  }
   return checks;
 }
 
@@ -194,7 +202,7 @@ int main(int argc, char** argv) {
     }
     _exit(0);
   }
-  const std::vector<Check> checks = MakeMemories(argv[0]);
+  const std::vector<Check> checks = MakeMemories(argv[0], argc > 2 && std::strcmp(argv[2], "hugetlb") == 0);
   std::thread(DeepThread).detach();
 
   for (int count = 1;; ++count) {
