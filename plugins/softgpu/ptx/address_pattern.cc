@@ -68,8 +68,8 @@ AddressPattern PatternOf(const std::uint64_t* addresses, std::uint64_t displacem
   for (std::size_t i = 0; i < count; i += kRunLanes) {
     const std::uint64_t first = begin[i] + displacement;
     const std::uint64_t last = begin[std::min(i + kRunLanes, count) - 1] + displacement;
-    pattern.low = std::min({pattern.low, first, last});
-    pattern.high = std::max({pattern.high, first, last});
+    pattern.low = std::min(pattern.low, std::min(first, last));
+    pattern.high = std::max(pattern.high, std::max(first, last));
     pattern.all_bits |= first;
     off_line |= begin[i] - begin[0] - i * step;
   }

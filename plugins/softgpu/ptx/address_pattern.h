@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "plugins/softgpu/ptx/program.h"
+#include "plugins/softgpu/ptx/lanes.h"
 
 namespace softgpu::ptx {
 

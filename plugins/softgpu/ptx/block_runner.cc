@@ -17,6 +17,7 @@ BlockRunner::BlockRunner(const Program& program, Block& block, const std::atomic
 void BlockRunner::Run() {
   groups_.clear();
   barriers_.fill(Barrier{});
+  block_.patterns.Forget();
   alive_.assign(block_.lane_count, true);
   alive_count_ = block_.lane_count;
   groups_.emplace_back().lanes = LaneSet(Lanes{0, block_.lane_count, block_.lane_count, nullptr});
@@ -126,6 +127,7 @@ inline bool BlockRunner::Compute(const Instruction& instruction, const Lanes& la
     lane_instructions_ += active.count;
     instruction.handler(block_, instruction, active);
   }
+  if (instruction.writes_address) block_.patterns.Forget();
   if (block_.fault == LaunchStatus::kDone) [[likely]]
     return true;
   line_ = instruction.line;
@@ -341,6 +343,7 @@ void BlockRunner::ReleaseBarriers() {
       if (group.state != State::kAtBarrier || group.barrier != number) continue;
       const Instruction& instruction = program_.instructions[group.pc];
       if (instruction.handler != nullptr) instruction.handler(block_, instruction, group.lanes.lanes());
+      if (instruction.writes_address) block_.patterns.Forget();
       group.state = State::kReady;
       ++group.pc;
     }

@@ -75,14 +75,6 @@ LaneParter::Parts LaneParter::Part(const std::uint8_t* predicate, std::uint8_t u
   return {LanesOf(std::span(chosen_).first(chosen_count_)), LanesOf(std::span(rest_).first(rest_count_))};
 }
 
-void LaneParter::PartOne(const std::uint8_t* predicate, std::uint8_t unwanted, std::uint32_t lane) {
-  const std::size_t is_chosen = predicate[lane] != unwanted;
-  chosen_[chosen_count_] = static_cast<std::uint16_t>(lane);
-  rest_[rest_count_] = static_cast<std::uint16_t>(lane);
-  chosen_count_ += is_chosen;
-  rest_count_ += 1 - is_chosen;
-}
-
 void LaneParter::PartRange(const std::uint8_t* predicate, std::uint8_t unwanted, const Lanes& lanes) {
   constexpr std::uint64_t kOnes = 0x0101010101010101;
   const std::uint64_t none = unwanted * kOnes;

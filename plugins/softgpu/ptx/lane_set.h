@@ -8,14 +8,10 @@
 #include <span>
 #include <vector>
 
+#include "plugins/softgpu/ptx/lanes.h"
 #include "plugins/softgpu/ptx/module.h"
-#include "plugins/softgpu/ptx/program.h"
 
 namespace softgpu::ptx {
-
-inline std::uint32_t LaneAt(const Lanes& lanes, std::uint32_t i) {
-  return lanes.index == nullptr ? lanes.first + i : lanes.index[i];
-}
 
 // Borrows the list, unless that is a range. REQUIRES: ascending
 Lanes LanesOf(std::span<const std::uint16_t> list);
@@ -54,7 +50,13 @@ class LaneParter {
   // Eight lanes that agree are written at once, whatever room there is.
   using List = std::array<std::uint16_t, kMaxThreadsPerBlock + 8>;
   void PartRange(const std::uint8_t* predicate, std::uint8_t unwanted, const Lanes& lanes);
-  void PartOne(const std::uint8_t* predicate, std::uint8_t unwanted, std::uint32_t lane);
+  void PartOne(const std::uint8_t* predicate, std::uint8_t unwanted, std::uint32_t lane) {
+    const std::size_t is_chosen = predicate[lane] != unwanted;
+    chosen_[chosen_count_] = static_cast<std::uint16_t>(lane);
+    rest_[rest_count_] = static_cast<std::uint16_t>(lane);
+    chosen_count_ += is_chosen;
+    rest_count_ += 1 - is_chosen;
+  }
 
   List chosen_;
   List rest_;

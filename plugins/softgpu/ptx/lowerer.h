@@ -90,6 +90,7 @@ class Lowerer {
   // --- lowering.cc: functions, scopes, calls.
   bool Fail(std::string message);
   bool Spend(std::size_t amount);
+  void MarkWritersOfAddresses();
   bool LowerFunction(Frame* frame);
   bool CollectLabels(Frame* frame);
   bool LowerStatement(const StatementSyntax& statement);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <unordered_set>
 #include <utility>
 
 #include "plugins/softgpu/ptx/lexer.h"
@@ -58,7 +59,23 @@ bool Lowerer::LowerEntry(const FunctionSyntax& function) {
   return true;
 }
 
+// What an instruction writes is among its first four rows; that others are there too is harmless.
+void Lowerer::MarkWritersOfAddresses() {
+  constexpr std::size_t kMaxWritten = kAddressRow;
+  std::unordered_set<std::uint32_t> rows;
+  for (const Instruction& instruction : program_.instructions) {
+    if (instruction.space != Space::kNone) rows.insert(instruction.rows[kAddressRow]);
+  }
+  rows.erase(kNoRow);
+  for (Instruction& instruction : program_.instructions) {
+    for (std::size_t i = 0; i < kMaxWritten; ++i) {
+      if (rows.contains(instruction.rows[i])) instruction.writes_address = true;
+    }
+  }
+}
+
 Program Lowerer::TakeProgram() {
+  MarkWritersOfAddresses();
   program_.fixed_rows = rows_.TakeFixedRows();
   program_.frame_bytes = rows_.frame_bytes();
   return std::move(program_);

@@ -84,7 +84,8 @@ bool FindView(Block& block, const Instruction& instruction, const Lanes& lanes, 
     return false;
   const std::uint64_t* const addresses = block.Row<std::uint64_t>(instruction.rows[kAddressRow]);
   const auto displacement = static_cast<std::uint64_t>(instruction.displacement);
-  const AddressPattern pattern = PatternOf(addresses, displacement, lanes);
+  const AddressPattern pattern =
+      block.patterns.Of(instruction.rows[kAddressRow], addresses, displacement, lanes, bytes);
   if ((pattern.all_bits & (bytes - 1)) != 0) return false;
   std::uint64_t low_offset = pattern.low;
   std::uint64_t high_offset = pattern.high;

@@ -12,6 +12,8 @@
 #include <span>
 #include <vector>
 
+#include "plugins/softgpu/ptx/known_patterns.h"
+#include "plugins/softgpu/ptx/lanes.h"
 #include "plugins/softgpu/ptx/launch.h"
 #include "plugins/softgpu/ptx/types.h"
 
@@ -19,14 +21,6 @@ namespace softgpu::ptx {
 
 struct Block;
 struct Instruction;
-
-// The lanes that an instruction runs for: [first, end), or if `index` is not null those `count` it lists, ascending.
-struct Lanes {
-  std::uint32_t first = 0;
-  std::uint32_t end = 0;
-  std::uint32_t count = 0;
-  const std::uint16_t* index = nullptr;
-};
 
 // Faults are left in Block::fault.
 using Handler = void (*)(Block&, const Instruction&, const Lanes&);
@@ -54,6 +48,7 @@ struct Instruction {
   Kind kind = Kind::kCompute;
   Space space = Space::kNone;  // Of a memory access.
   bool guard_negated = false;
+  bool writes_address = false;  // Perhaps, into a row that an access of the program takes its addresses from.
   std::uint8_t mask_row = 0;
 };
 
@@ -116,6 +111,7 @@ struct Block {
   DeviceMemory* memory = nullptr;
   std::array<Segment, 4> segments;  // The last found.
   std::size_t next_segment = 0;
+  KnownPatterns patterns;  // Of rows of addresses. Whoever writes to such a row forgets them.
 
   LaunchStatus fault = LaunchStatus::kDone;
   std::uint64_t fault_address = 0;
@@ -136,17 +132,5 @@ struct Block {
     fault_address = address;
   }
 };
-
-// Calls `body` with the number of each lane. The body must touch no row but at that number.
-template <class Body>
-[[gnu::always_inline]] inline void ForEachLane(const Lanes& lanes, Body body) {
-  if (lanes.index == nullptr) {
-    const std::size_t end = lanes.end;
-#pragma GCC ivdep
-    for (std::size_t lane = lanes.first; lane < end; ++lane) body(lane);
-  } else {
-    for (std::size_t i = 0; i < lanes.count; ++i) body(lanes.index[i]);
-  }
-}
 
 }  // namespace softgpu::ptx
