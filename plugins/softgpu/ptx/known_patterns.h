@@ -18,7 +18,7 @@ class KnownPatterns {
   AddressPattern Of(std::uint32_t row, const std::uint64_t* addresses, std::uint64_t displacement, const Lanes& lanes,
                     std::size_t bytes);
   void Forget() {
-    known_ = {};
+    for (Known& known : known_) known.end = 0;
     next_ = 0;
   }
 

@@ -91,6 +91,7 @@ class Lowerer {
   bool Fail(std::string message);
   bool Spend(std::size_t amount);
   void MarkWritersOfAddresses();
+  void MarkUniformRows();
   bool LowerFunction(Frame* frame);
   bool CollectLabels(Frame* frame);
   bool LowerStatement(const StatementSyntax& statement);

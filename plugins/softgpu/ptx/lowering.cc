@@ -74,9 +74,22 @@ void Lowerer::MarkWritersOfAddresses() {
   }
 }
 
+void Lowerer::MarkUniformRows() {
+  std::unordered_set<std::uint32_t> rows;
+  for (const FixedRow& fixed : program_.fixed_rows) {
+    if (IsUniform(fixed)) rows.insert(fixed.row);
+  }
+  for (Instruction& instruction : program_.instructions) {
+    for (std::size_t i = 0; i < kMaxRows; ++i) {
+      if (rows.contains(instruction.rows[i])) instruction.uniform_rows |= static_cast<std::uint8_t>(1u << i);
+    }
+  }
+}
+
 Program Lowerer::TakeProgram() {
-  MarkWritersOfAddresses();
   program_.fixed_rows = rows_.TakeFixedRows();
+  MarkWritersOfAddresses();
+  MarkUniformRows();
   program_.frame_bytes = rows_.frame_bytes();
   return std::move(program_);
 }

@@ -50,7 +50,11 @@ struct Instruction {
   bool guard_negated = false;
   bool writes_address = false;  // Perhaps, into a row that an access of the program takes its addresses from.
   std::uint8_t mask_row = 0;
+  std::uint8_t uniform_rows = 0;  // Bit i: rows[i] is known to have one value for all lanes of the block.
+
+  bool IsUniform(std::size_t i) const { return (uniform_rows >> i & 1) != 0; }
 };
+static_assert(kMaxRows <= 8);
 
 enum class SpecialRegister : std::uint8_t {
   kTidX,
@@ -89,6 +93,9 @@ struct FixedRow {
   std::uint32_t global = 0;  // kGlobalAddress
   std::uint64_t value = 0;   // kValue; the addend of the two addresses.
 };
+
+// Has it one value for all lanes of a block?
+bool IsUniform(const FixedRow& fixed);
 
 struct Program {
   std::vector<Instruction> instructions;  // The last is kExit.

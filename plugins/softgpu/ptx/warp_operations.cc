@@ -117,7 +117,9 @@ class WarpShuffle {
   std::array<bool, kRuns> is_copy_ = {true, true, true, true};
 };
 
-bool IsUniform(const U32* row, const Lanes& lanes) {
+bool IsUniform(const Block& block, const Instruction& instruction, std::size_t number, const Lanes& lanes) {
+  if (instruction.IsUniform(number)) return true;
+  const U32* const row = block.Row<U32>(instruction.rows[number]);
   const U32 value = row[lanes.first];
   U32 different = 0;
   ForEachLane(lanes, [&](std::size_t lane) { different |= row[lane] ^ value; });
@@ -132,7 +134,8 @@ void ShuffleLanes(Block& block, const Instruction& instruction, const Lanes& lan
   const U32* const a = block.Row<U32>(instruction.rows[2]);
   const U32* const b = block.Row<U32>(instruction.rows[3]);
   const U32* const c = block.Row<U32>(instruction.rows[4]);
-  const bool is_uniform = lanes.index == nullptr && IsUniform(b, lanes) && IsUniform(c, lanes);
+  const bool is_uniform =
+      lanes.index == nullptr && IsUniform(block, instruction, 3, lanes) && IsUniform(block, instruction, 4, lanes);
   const WarpShuffle shuffle = is_uniform ? WarpShuffle::Of<kMode>(b[lanes.first], c[lanes.first]) : WarpShuffle();
   ForEachWarp(lanes, [&](U32 first, U32 active) {
     std::array<U32, kWarpLanes> before;
