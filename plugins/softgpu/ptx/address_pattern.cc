@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "plugins/softgpu/ptx/program.h"
+
 namespace softgpu::ptx {
 namespace {
 
@@ -55,9 +57,13 @@ bool IsLine(const std::uint64_t* addresses, std::size_t count, std::uint64_t ste
 }  // namespace
 
 AddressPattern PatternOf(const std::uint64_t* addresses, std::uint64_t displacement, const Lanes& lanes) {
+  if (lanes.count == 1) {
+    const std::uint64_t address = addresses[lanes.first] + displacement;
+    return {.low = address, .high = address, .all_bits = address, .shape = AddressPattern::Shape::kLine};
+  }
   const std::uint64_t* const begin = addresses + lanes.first;
   const std::size_t count = lanes.count;
-  const std::uint64_t step = count > 1 ? begin[1] - begin[0] : 0;
+  const std::uint64_t step = begin[1] - begin[0];
   const std::size_t whole = count / kRunLanes * kRunLanes;
   if (lanes.index != nullptr || step + kMaxStep > 2 * kMaxStep || !AreRuns(begin, whole / kRunLanes, step) ||
       !IsLine(begin + whole, count - whole, step)) {

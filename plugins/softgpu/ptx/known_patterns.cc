@@ -14,7 +14,7 @@ const AddressPattern& KnownPatterns::Find(std::uint32_t row, const std::uint64_t
 
 AddressPattern KnownPatterns::Of(std::uint32_t row, const std::uint64_t* addresses, std::uint64_t displacement,
                                  const Lanes& lanes, std::size_t bytes) {
-  if (lanes.index != nullptr) return PatternOf(addresses, displacement, lanes);
+  if (lanes.index != nullptr || lanes.count == 1) return PatternOf(addresses, displacement, lanes);
   AddressPattern pattern = Find(row, addresses, lanes);
   // Where some wrap around with the displacement and others do not, or both it and they are misaligned, nothing follows
   // from what they are without.

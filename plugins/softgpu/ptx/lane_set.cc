@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
-#include <iterator>
+
+#include "plugins/softgpu/ptx/program.h"
 
 namespace softgpu::ptx {
 namespace {

@@ -140,4 +140,16 @@ struct Block {
   }
 };
 
+// Calls `body` with the number of each lane. The body must touch no row but at that number.
+template <class Body>
+[[gnu::always_inline]] inline void ForEachLane(const Lanes& lanes, Body body) {
+  if (lanes.index == nullptr) {
+    const std::size_t end = lanes.end;
+#pragma GCC ivdep
+    for (std::size_t lane = lanes.first; lane < end; ++lane) body(lane);
+  } else {
+    for (std::size_t i = 0; i < lanes.count; ++i) body(lanes.index[i]);
+  }
+}
+
 }  // namespace softgpu::ptx

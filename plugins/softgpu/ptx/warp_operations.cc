@@ -83,24 +83,24 @@ class WarpShuffle {
   template <Shuffle kMode>
   static WarpShuffle Of(U32 b, U32 c) {
     WarpShuffle shuffle;
-    for (U32 lane = 0; lane < kWarpLanes; ++lane) {
-      const ShuffleSource source = SourceOf<kMode>(lane, b, c);
-      shuffle.from_[lane] = source.lane;
-      shuffle.in_range_[lane] = source.in_range;
-    }
+    for (U32 lane = 0; lane < kWarpLanes; ++lane) shuffle.from_[lane] = SourceOf<kMode>(lane, b, c).lane;
+    for (U32 lane = 0; lane < kWarpLanes; ++lane) shuffle.in_range_[lane] = SourceOf<kMode>(lane, b, c).in_range;
     for (U32 run = 0; run < kRuns; ++run) {
-      const U32 first = shuffle.from_[run * kRunLanes];
-      for (U32 i = 0; i < kRunLanes; ++i) shuffle.is_copy_[run] &= shuffle.from_[run * kRunLanes + i] == first + i;
+      const U32* const from = &shuffle.from_[run * kRunLanes];
+      U32 different = 0;
+      for (U32 i = 0; i < kRunLanes; ++i) different |= from[i] ^ (from[0] + i);
+      shuffle.is_copy_[run] = different == 0;
     }
     return shuffle;
   }
 
-  void Apply(const std::array<U32, kWarpLanes>& before, U32* d) const {
+  // REQUIRES: `before` and `d` are apart
+  void Apply(const U32* before, U32* d) const {
     for (U32 run = 0; run < kRuns; ++run) {
       const U32* const from = &from_[run * kRunLanes];
       U32* const to = d + run * kRunLanes;
       if (is_copy_[run]) {
-        std::memcpy(to, before.data() + from[0], kRunLanes * sizeof(U32));
+        std::memcpy(to, before + from[0], kRunLanes * sizeof(U32));
       } else {
         for (U32 i = 0; i < kRunLanes; ++i) to[i] = before[from[i]];
       }
@@ -114,7 +114,7 @@ class WarpShuffle {
   static constexpr U32 kRuns = kWarpLanes / kRunLanes;
   std::array<U32, kWarpLanes> from_ = {};
   std::array<U8, kWarpLanes> in_range_ = {};
-  std::array<bool, kRuns> is_copy_ = {true, true, true, true};
+  std::array<bool, kRuns> is_copy_ = {};
 };
 
 bool IsUniform(const Block& block, const Instruction& instruction, std::size_t number, const Lanes& lanes) {
@@ -138,10 +138,11 @@ void ShuffleLanes(Block& block, const Instruction& instruction, const Lanes& lan
       lanes.index == nullptr && IsUniform(block, instruction, 3, lanes) && IsUniform(block, instruction, 4, lanes);
   const WarpShuffle shuffle = is_uniform ? WarpShuffle::Of<kMode>(b[lanes.first], c[lanes.first]) : WarpShuffle();
   ForEachWarp(lanes, [&](U32 first, U32 active) {
+    const bool is_whole = is_uniform && active == ~U32{0};
     std::array<U32, kWarpLanes> before;
-    std::copy_n(a + first, kWarpLanes, before.begin());
-    if (is_uniform && active == ~U32{0}) {
-      shuffle.Apply(before, d + first);
+    if (!is_whole || a == d) std::copy_n(a + first, kWarpLanes, before.begin());
+    if (is_whole) {
+      shuffle.Apply(a == d ? before.data() : a + first, d + first);
       if (in_range != nullptr) std::ranges::copy(shuffle.in_range(), in_range + first);
       return;
     }
