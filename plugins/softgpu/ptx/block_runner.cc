@@ -1,7 +1,6 @@
 #include "plugins/softgpu/ptx/block_runner.h"
 
 #include <algorithm>
-#include <iterator>
 #include <limits>
 
 namespace softgpu::ptx {
@@ -10,24 +9,18 @@ namespace {
 constexpr std::size_t kNoGroup = std::numeric_limits<std::size_t>::max();
 constexpr std::uint32_t kWarpLanes = 32;
 
-std::uint32_t LaneAt(const Lanes& lanes, std::uint32_t i) {
-  return lanes.index == nullptr ? lanes.first + i : lanes.index[i];
-}
-
 }  // namespace
 
 BlockRunner::BlockRunner(const Program& program, Block& block, const std::atomic<bool>* abort)
-    : program_(program), block_(block), abort_(abort) {
-  guarded_.reserve(kMaxThreadsPerBlock);
-}
+    : program_(program), block_(block), abort_(abort) {}
 
 void BlockRunner::Run() {
   groups_.clear();
   barriers_.fill(Barrier{});
+  block_.patterns.Forget();
   alive_.assign(block_.lane_count, true);
   alive_count_ = block_.lane_count;
-  Group& all = groups_.emplace_back();
-  for (std::uint32_t lane = 0; lane < block_.lane_count; ++lane) all.lanes.push_back(static_cast<std::uint16_t>(lane));
+  groups_.emplace_back().lanes = LaneSet(Lanes{0, block_.lane_count, block_.lane_count, nullptr});
   while (!groups_.empty() && block_.fault == LaunchStatus::kDone) {
     std::size_t chosen = Choose();
     if (chosen == kNoGroup) {
@@ -51,7 +44,7 @@ void BlockRunner::Run() {
 }
 
 void BlockRunner::Stop(LaunchStatus status, std::string_view reason, const Group& group) {
-  block_.SetFault(status, group.lanes.empty() ? 0 : group.lanes.front(), 0);
+  block_.SetFault(status, group.lanes.empty() ? 0 : group.lanes.lanes().first, 0);
   line_ = program_.instructions[group.pc].line;
   reason_ = reason;
 }
@@ -86,10 +79,7 @@ bool BlockRunner::MergeInto(std::size_t index) {
   Group& group = groups_[index];
   for (Group& other : groups_) {
     if (&other == &group || other.pc != group.pc || other.state == State::kAtBarrier) continue;
-    std::vector<std::uint16_t> merged;
-    merged.reserve(other.lanes.size() + group.lanes.size());
-    std::ranges::merge(other.lanes, group.lanes, std::back_inserter(merged));
-    other.lanes = std::move(merged);
+    other.lanes.Merge(group.lanes);
     other.state = State::kReady;
     other.forced = false;
     Remove(index);
@@ -112,31 +102,10 @@ std::uint32_t BlockRunner::NearestAhead(const Group& group) const {
   return nearest;
 }
 
-Lanes BlockRunner::LanesOf(const std::vector<std::uint16_t>& lanes) const {
-  Lanes result{lanes.front(), lanes.back() + 1u, static_cast<std::uint32_t>(lanes.size()), nullptr};
-  if (result.end - result.first != result.count) result.index = lanes.data();
-  return result;
-}
-
-// Those of `lanes` for whom the guard holds.
-Lanes BlockRunner::Guarded(const Instruction& instruction, const Lanes& lanes) {
-  if (instruction.guard == kNoRow) return lanes;
-  const std::uint8_t* const guard = block_.Row<std::uint8_t>(instruction.guard);
-  const std::uint8_t unwanted = instruction.guard_negated ? 1 : 0;
-  std::uint32_t count = 0;
-  if (lanes.index == nullptr) {
-    for (std::size_t lane = lanes.first; lane < lanes.end; ++lane) count += guard[lane] != unwanted;
-  } else {
-    for (std::size_t i = 0; i < lanes.count; ++i) count += guard[lanes.index[i]] != unwanted;
-  }
-  if (count == lanes.count) return lanes;
-  if (count == 0) return Lanes{};
-  guarded_.clear();
-  for (std::uint32_t i = 0; i < lanes.count; ++i) {
-    const std::uint32_t lane = LaneAt(lanes, i);
-    if (guard[lane] != unwanted) guarded_.push_back(static_cast<std::uint16_t>(lane));
-  }
-  return LanesOf(guarded_);
+// Chosen: those of `lanes` for whom the guard holds.
+LaneParter::Parts BlockRunner::Guarded(const Instruction& instruction, const Lanes& lanes) {
+  if (instruction.guard == kNoRow) return {lanes, {}};
+  return parter_.Part(block_.Row<std::uint8_t>(instruction.guard), instruction.guard_negated ? 1 : 0, lanes);
 }
 
 bool BlockRunner::CountInstruction(const Group& group) {
@@ -147,11 +116,22 @@ bool BlockRunner::CountInstruction(const Group& group) {
   return false;
 }
 
-void BlockRunner::Compute(const Instruction& instruction, const Lanes& lanes) {
-  const Lanes active = Guarded(instruction, lanes);
-  if (active.count == 0) return;
-  lane_instructions_ += active.count;
-  instruction.handler(block_, instruction, active);
+// False: a fault.
+inline bool BlockRunner::Compute(const Instruction& instruction, const Lanes& lanes) {
+  if (instruction.guard == kNoRow) [[likely]] {
+    lane_instructions_ += lanes.count;
+    instruction.handler(block_, instruction, lanes);
+  } else {
+    const Lanes active = Guarded(instruction, lanes).chosen;
+    if (active.count == 0) return true;
+    lane_instructions_ += active.count;
+    instruction.handler(block_, instruction, active);
+  }
+  if (instruction.writes_address) block_.patterns.Forget();
+  if (block_.fault == LaunchStatus::kDone) [[likely]]
+    return true;
+  line_ = instruction.line;
+  return false;
 }
 
 // Runs group number `index` for at most `limit` instructions, up to where the groups change.
@@ -161,7 +141,7 @@ void BlockRunner::RunGroup(std::size_t index, std::uint32_t limit) {
   if (MergeInto(index)) return;
   const std::uint32_t ahead = NearestAhead(group);
   const bool alone = groups_.size() == 1;
-  const Lanes lanes = LanesOf(group.lanes);
+  const Lanes lanes = group.lanes.lanes();
   for (std::uint32_t done = 0; done < limit; ++done) {
     if (group.pc == ahead) break;
     const Instruction& instruction = program_.instructions[group.pc];
@@ -176,26 +156,22 @@ void BlockRunner::RunGroup(std::size_t index, std::uint32_t limit) {
         group.forced = false;
         [[fallthrough]];
       case Instruction::Kind::kCompute:
-        Compute(instruction, lanes);
-        if (block_.fault != LaunchStatus::kDone) [[unlikely]] {
-          line_ = instruction.line;
-          return;
-        }
+        if (!Compute(instruction, lanes)) return;
         ++group.pc;
         break;
       case Instruction::Kind::kBranch: {
-        const Lanes taken = Guarded(instruction, lanes);
+        const LaneParter::Parts parts = Guarded(instruction, lanes);
         lane_instructions_ += lanes.count;
-        if (taken.count == 0) {
+        if (parts.chosen.count == 0) {
           ++group.pc;
           break;
         }
-        if (taken.count == lanes.count) {
+        if (parts.chosen.count == lanes.count) {
           group.pc = instruction.target;
           if (alone) break;
           return;
         }
-        Split(index, taken, instruction.target);
+        Split(index, parts, instruction.target);
         return;
       }
       case Instruction::Kind::kBranchIndexed:
@@ -204,30 +180,30 @@ void BlockRunner::RunGroup(std::size_t index, std::uint32_t limit) {
         return;
       case Instruction::Kind::kExit:
       case Instruction::Kind::kTrap: {
-        const Lanes leaving = Guarded(instruction, lanes);
-        lane_instructions_ += leaving.count;
-        if (leaving.count == 0) {
+        const LaneParter::Parts parts = Guarded(instruction, lanes);
+        lane_instructions_ += parts.chosen.count;
+        if (parts.chosen.count == 0) {
           ++group.pc;
           break;
         }
         if (instruction.kind == Instruction::Kind::kTrap) {
-          block_.SetFault(LaunchStatus::kTrap, LaneAt(leaving, 0), 0);
+          block_.SetFault(LaunchStatus::kTrap, parts.chosen.first, 0);
           line_ = instruction.line;
           reason_ = "trap";
           return;
         }
-        Exit(index, leaving);
+        Exit(index, parts);
         return;
       }
       case Instruction::Kind::kBarrier:
       case Instruction::Kind::kBarrierArrive: {
-        const Lanes arriving = Guarded(instruction, lanes);
-        lane_instructions_ += arriving.count;
-        if (arriving.count == 0) {
+        const LaneParter::Parts parts = Guarded(instruction, lanes);
+        lane_instructions_ += parts.chosen.count;
+        if (parts.chosen.count == 0 || (alone && parts.rest.count == 0 && ArriveAlone(instruction, lanes))) {
           ++group.pc;
           break;
         }
-        Arrive(index, instruction, arriving);
+        Arrive(index, instruction, parts);
         return;
       }
     }
@@ -236,14 +212,15 @@ void BlockRunner::RunGroup(std::size_t index, std::uint32_t limit) {
 
 // Are all lanes that the instruction names, of those that have not exited, in this group?
 bool BlockRunner::HasAllLanes(const Instruction& instruction, const Group& group) const {
-  if (group.lanes.size() == alive_count_) return true;
+  if (group.lanes.count() == alive_count_) return true;
   const std::uint32_t* const mask = block_.Row<std::uint32_t>(instruction.rows[instruction.mask_row]);
-  for (std::size_t i = 0; i < group.lanes.size();) {
-    const std::uint32_t first = group.lanes[i] / kWarpLanes * kWarpLanes;
-    const std::uint32_t wanted = mask[group.lanes[i]];
+  const Lanes lanes = group.lanes.lanes();
+  for (std::uint32_t i = 0; i < lanes.count;) {
+    const std::uint32_t first = LaneAt(lanes, i) / kWarpLanes * kWarpLanes;
+    const std::uint32_t wanted = mask[LaneAt(lanes, i)];
     std::uint32_t present = 0;
-    for (; i < group.lanes.size() && group.lanes[i] - first < kWarpLanes; ++i)
-      present |= std::uint32_t{1} << (group.lanes[i] - first);
+    for (; i < lanes.count && LaneAt(lanes, i) - first < kWarpLanes; ++i)
+      present |= std::uint32_t{1} << (LaneAt(lanes, i) - first);
     for (std::uint32_t lane = 0; lane < kWarpLanes && first + lane < block_.lane_count; ++lane) {
       const std::uint32_t bit = std::uint32_t{1} << lane;
       if ((wanted & bit) != 0 && (present & bit) == 0 && alive_[first + lane]) return false;
@@ -252,18 +229,11 @@ bool BlockRunner::HasAllLanes(const Instruction& instruction, const Group& group
   return true;
 }
 
-// `leaving` go to `target`, the rest of the group to its next instruction.
-void BlockRunner::Split(std::size_t index, const Lanes& leaving, std::uint32_t target) {
-  Group away;
-  away.pc = target;
-  away.last_run = turn_;
-  for (std::uint32_t i = 0; i < leaving.count; ++i)
-    away.lanes.push_back(static_cast<std::uint16_t>(LaneAt(leaving, i)));
-  std::vector<std::uint16_t> staying;
-  std::ranges::set_difference(groups_[index].lanes, away.lanes, std::back_inserter(staying));
-  groups_[index].lanes = std::move(staying);
+// The chosen go to `target`, the rest of the group to its next instruction.
+void BlockRunner::Split(std::size_t index, const LaneParter::Parts& parts, std::uint32_t target) {
+  groups_[index].lanes = LaneSet(parts.rest);
   ++groups_[index].pc;
-  groups_.push_back(std::move(away));
+  groups_.push_back(Group{.pc = target, .last_run = turn_, .lanes = LaneSet(parts.chosen)});
   MergeInto(groups_.size() - 1);
 }
 
@@ -271,43 +241,44 @@ void BlockRunner::Split(std::size_t index, const Lanes& leaving, std::uint32_t t
 void BlockRunner::BranchIndexed(std::size_t index, const Instruction& instruction, const Lanes& lanes) {
   const std::vector<std::uint32_t>& table = program_.branch_tables[instruction.target];
   const std::uint32_t* const row = block_.Row<std::uint32_t>(instruction.rows[0]);
-  const Lanes active = Guarded(instruction, lanes);
+  const LaneParter::Parts parts = Guarded(instruction, lanes);
   const auto target_of = [&](std::uint32_t lane) { return table[row[lane] < table.size() ? row[lane] : 0]; };
-  Group rest = std::move(groups_[index]);
-  Remove(index);
-  std::vector<Group> leaving;
-  std::vector<std::uint16_t> staying;
-  std::uint32_t next = 0;
-  for (const std::uint16_t lane : rest.lanes) {
-    const bool goes = next < active.count && LaneAt(active, next) == lane;
-    if (!goes) {
-      staying.push_back(lane);
-      continue;
-    }
-    ++next;
-    const auto found = std::ranges::find(leaving, target_of(lane), &Group::pc);
-    if (found != leaving.end()) {
-      found->lanes.push_back(lane);
-    } else {
-      leaving.push_back(Group{.pc = target_of(lane), .last_run = turn_, .lanes = {lane}});
-    }
+  struct Destination {
+    std::uint32_t pc = 0;
+    std::vector<std::uint16_t> lanes = {};
+  };
+  std::vector<Destination> destinations;
+  for (std::uint32_t i = 0; i < parts.chosen.count; ++i) {
+    const std::uint32_t lane = LaneAt(parts.chosen, i);
+    auto found = std::ranges::find(destinations, target_of(lane), &Destination::pc);
+    if (found == destinations.end()) found = destinations.insert(found, Destination{.pc = target_of(lane)});
+    found->lanes.push_back(static_cast<std::uint16_t>(lane));
   }
-  if (!staying.empty()) leaving.push_back(Group{.pc = rest.pc + 1, .last_run = turn_, .lanes = std::move(staying)});
+  std::vector<Group> leaving;
+  for (const Destination& destination : destinations)
+    leaving.push_back(Group{.pc = destination.pc, .last_run = turn_, .lanes = LaneSet(LanesOf(destination.lanes))});
+  if (parts.rest.count != 0)
+    leaving.push_back(Group{.pc = groups_[index].pc + 1, .last_run = turn_, .lanes = LaneSet(parts.rest)});
+  Remove(index);
   for (Group& group : leaving) {
     groups_.push_back(std::move(group));
     MergeInto(groups_.size() - 1);
   }
 }
 
-void BlockRunner::Exit(std::size_t index, const Lanes& lanes) {
-  for (std::uint32_t i = 0; i < lanes.count; ++i) alive_[LaneAt(lanes, i)] = false;
-  alive_count_ -= lanes.count;
-  Group& group = groups_[index];
-  std::erase_if(group.lanes, [this](std::uint16_t lane) { return !alive_[lane]; });
-  if (group.lanes.empty()) {
+void BlockRunner::Exit(std::size_t index, const LaneParter::Parts& parts) {
+  if (parts.chosen.count == alive_count_) {
+    alive_count_ = 0;
+    groups_.clear();
+    return;
+  }
+  for (std::uint32_t i = 0; i < parts.chosen.count; ++i) alive_[LaneAt(parts.chosen, i)] = false;
+  alive_count_ -= parts.chosen.count;
+  if (parts.rest.count == 0) {
     Remove(index);
   } else {
-    ++group.pc;
+    groups_[index].lanes = LaneSet(parts.rest);
+    ++groups_[index].pc;
   }
   // Who waits for the lanes that are gone need not any more.
   for (Group& other : groups_) {
@@ -316,8 +287,20 @@ void BlockRunner::Exit(std::size_t index, const Lanes& lanes) {
   ReleaseBarriers();
 }
 
-void BlockRunner::Arrive(std::size_t index, const Instruction& instruction, const Lanes& lanes) {
-  const std::uint32_t lane = LaneAt(lanes, 0);
+// As Arrive() if all threads that are left arrive at once, as they do nearly always: the barrier opens without anybody
+// having waited. False: what is special about this one is left to Arrive().
+bool BlockRunner::ArriveAlone(const Instruction& instruction, const Lanes& lanes) {
+  if (instruction.kind != Instruction::Kind::kBarrier || instruction.handler != nullptr) return false;
+  const std::uint32_t number = block_.Row<std::uint32_t>(instruction.rows[0])[lanes.first];
+  if (number >= kBarriers) return false;
+  // Also of those that had arrived before without waiting: no barrier wants more than all.
+  barriers_[number] = Barrier{};
+  return true;
+}
+
+void BlockRunner::Arrive(std::size_t index, const Instruction& instruction, const LaneParter::Parts& parts) {
+  const Lanes& lanes = parts.chosen;
+  const std::uint32_t lane = lanes.first;
   const std::uint32_t number = block_.Row<std::uint32_t>(instruction.rows[0])[lane];
   if (number >= kBarriers) {
     Stop(LaunchStatus::kIllegalInstruction, "there is no barrier of this number", groups_[index]);
@@ -331,13 +314,14 @@ void BlockRunner::Arrive(std::size_t index, const Instruction& instruction, cons
     const std::uint8_t* const predicate = block_.Row<std::uint8_t>(instruction.rows[3]);
     for (std::uint32_t i = 0; i < lanes.count; ++i) barrier.true_lanes += predicate[LaneAt(lanes, i)] != 0;
   }
-  Group waiting{.pc = groups_[index].pc, .state = State::kAtBarrier, .barrier = number, .last_run = turn_};
-  for (std::uint32_t i = 0; i < lanes.count; ++i) waiting.lanes.push_back(static_cast<std::uint16_t>(LaneAt(lanes, i)));
-  std::vector<std::uint16_t> staying;
-  std::ranges::set_difference(groups_[index].lanes, waiting.lanes, std::back_inserter(staying));
-  if (instruction.kind == Instruction::Kind::kBarrierArrive || !staying.empty()) {
+  Group waiting{.pc = groups_[index].pc,
+                .state = State::kAtBarrier,
+                .barrier = number,
+                .last_run = turn_,
+                .lanes = LaneSet(lanes)};
+  if (instruction.kind == Instruction::Kind::kBarrierArrive || parts.rest.count != 0) {
     if (instruction.kind != Instruction::Kind::kBarrierArrive) {
-      groups_[index].lanes = std::move(staying);
+      groups_[index].lanes = LaneSet(parts.rest);
       groups_.push_back(std::move(waiting));
     }
     ++groups_[index].pc;
@@ -358,7 +342,8 @@ void BlockRunner::ReleaseBarriers() {
     for (Group& group : groups_) {
       if (group.state != State::kAtBarrier || group.barrier != number) continue;
       const Instruction& instruction = program_.instructions[group.pc];
-      if (instruction.handler != nullptr) instruction.handler(block_, instruction, LanesOf(group.lanes));
+      if (instruction.handler != nullptr) instruction.handler(block_, instruction, group.lanes.lanes());
+      if (instruction.writes_address) block_.patterns.Forget();
       group.state = State::kReady;
       ++group.pc;
     }

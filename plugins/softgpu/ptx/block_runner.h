@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "plugins/softgpu/ptx/lane_set.h"
 #include "plugins/softgpu/ptx/launch.h"
 #include "plugins/softgpu/ptx/program.h"
 
@@ -39,7 +40,7 @@ class BlockRunner {
     bool forced = false;  // To go on although lanes are missing.
     std::uint32_t barrier = 0;
     std::uint64_t last_run = 0;
-    std::vector<std::uint16_t> lanes = {};  // Ascending.
+    LaneSet lanes = {};
   };
   struct Barrier {
     std::uint32_t arrived = 0;
@@ -59,15 +60,14 @@ class BlockRunner {
   std::uint32_t NearestAhead(const Group& group) const;
   void RunGroup(std::size_t index, std::uint32_t limit);
   bool CountInstruction(const Group& group);
-  Lanes LanesOf(const std::vector<std::uint16_t>& lanes) const;
-  Lanes Guarded(const Instruction& instruction, const Lanes& lanes);
-  void Compute(const Instruction& instruction, const Lanes& lanes);
+  LaneParter::Parts Guarded(const Instruction& instruction, const Lanes& lanes);
+  bool Compute(const Instruction& instruction, const Lanes& lanes);
   bool HasAllLanes(const Instruction& instruction, const Group& group) const;
-  void Branch(std::size_t index, const Lanes& taken, std::uint32_t target);
   void BranchIndexed(std::size_t index, const Instruction& instruction, const Lanes& lanes);
-  void Split(std::size_t index, const Lanes& leaving, std::uint32_t target);
-  void Exit(std::size_t index, const Lanes& lanes);
-  void Arrive(std::size_t index, const Instruction& instruction, const Lanes& lanes);
+  void Split(std::size_t index, const LaneParter::Parts& parts, std::uint32_t target);
+  void Exit(std::size_t index, const LaneParter::Parts& parts);
+  bool ArriveAlone(const Instruction& instruction, const Lanes& lanes);
+  void Arrive(std::size_t index, const Instruction& instruction, const LaneParter::Parts& parts);
   void ReleaseBarriers();
   void Remove(std::size_t index);
 
@@ -78,7 +78,7 @@ class BlockRunner {
   std::array<Barrier, kBarriers> barriers_;
   std::vector<bool> alive_;
   std::uint32_t alive_count_ = 0;
-  std::vector<std::uint16_t> guarded_;  // Storage of Guarded().
+  LaneParter parter_;
   std::uint64_t lane_instructions_ = 0;
   std::uint64_t turn_ = 0;
   std::uint32_t waited_ = 0;

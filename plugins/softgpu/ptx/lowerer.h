@@ -90,6 +90,8 @@ class Lowerer {
   // --- lowering.cc: functions, scopes, calls.
   bool Fail(std::string message);
   bool Spend(std::size_t amount);
+  void MarkWritersOfAddresses();
+  void MarkUniformRows();
   bool LowerFunction(Frame* frame);
   bool CollectLabels(Frame* frame);
   bool LowerStatement(const StatementSyntax& statement);

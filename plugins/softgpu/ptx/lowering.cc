@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <unordered_set>
 #include <utility>
 
 #include "plugins/softgpu/ptx/lexer.h"
@@ -58,8 +59,37 @@ bool Lowerer::LowerEntry(const FunctionSyntax& function) {
   return true;
 }
 
+// What an instruction writes is among its first four rows; that others are there too is harmless.
+void Lowerer::MarkWritersOfAddresses() {
+  constexpr std::size_t kMaxWritten = kAddressRow;
+  std::unordered_set<std::uint32_t> rows;
+  for (const Instruction& instruction : program_.instructions) {
+    if (instruction.space != Space::kNone) rows.insert(instruction.rows[kAddressRow]);
+  }
+  rows.erase(kNoRow);
+  for (Instruction& instruction : program_.instructions) {
+    for (std::size_t i = 0; i < kMaxWritten; ++i) {
+      if (rows.contains(instruction.rows[i])) instruction.writes_address = true;
+    }
+  }
+}
+
+void Lowerer::MarkUniformRows() {
+  std::unordered_set<std::uint32_t> rows;
+  for (const FixedRow& fixed : program_.fixed_rows) {
+    if (IsUniform(fixed)) rows.insert(fixed.row);
+  }
+  for (Instruction& instruction : program_.instructions) {
+    for (std::size_t i = 0; i < kMaxRows; ++i) {
+      if (rows.contains(instruction.rows[i])) instruction.uniform_rows |= static_cast<std::uint8_t>(1u << i);
+    }
+  }
+}
+
 Program Lowerer::TakeProgram() {
   program_.fixed_rows = rows_.TakeFixedRows();
+  MarkWritersOfAddresses();
+  MarkUniformRows();
   program_.frame_bytes = rows_.frame_bytes();
   return std::move(program_);
 }

@@ -1,5 +1,6 @@
 #include "plugins/softgpu/ptx/memory_access.h"
 
+#include "plugins/softgpu/ptx/address_pattern.h"
 #include "plugins/softgpu/ptx/memory_operations.h"
 
 namespace softgpu::ptx {
@@ -83,30 +84,18 @@ bool FindView(Block& block, const Instruction& instruction, const Lanes& lanes, 
     return false;
   const std::uint64_t* const addresses = block.Row<std::uint64_t>(instruction.rows[kAddressRow]);
   const auto displacement = static_cast<std::uint64_t>(instruction.displacement);
-  std::uint64_t low = ~std::uint64_t{0};
-  std::uint64_t high = 0;
-  std::uint64_t all_bits = 0;
-  const auto see = [&](std::size_t lane) {
-    const std::uint64_t address = addresses[lane] + displacement;
-    low = address < low ? address : low;
-    high = address > high ? address : high;
-    all_bits |= address;
-  };
-  if (lanes.index == nullptr) {
-    for (std::size_t lane = lanes.first; lane < lanes.end; ++lane) see(lane);
-  } else {
-    for (std::size_t i = 0; i < lanes.count; ++i) see(lanes.index[i]);
-  }
-  if ((all_bits & (bytes - 1)) != 0) return false;
-  std::uint64_t low_offset = low;
-  std::uint64_t high_offset = high;
+  const AddressPattern pattern =
+      block.patterns.Of(instruction.rows[kAddressRow], addresses, displacement, lanes, bytes);
+  if ((pattern.all_bits & (bytes - 1)) != 0) return false;
+  std::uint64_t low_offset = pattern.low;
+  std::uint64_t high_offset = pattern.high;
   const Space space = SpaceOf(instruction.space, &low_offset);
   if (SpaceOf(instruction.space, &high_offset) != space || high_offset < low_offset) return false;
   if (space == Space::kLocal || space == Space::kParam || space == Space::kNone) return false;
   const std::uint64_t span = high_offset - low_offset + bytes;
   if (span < bytes) return false;
   std::byte* const host = ResolveIn(block, space, 0, low_offset, span, write);
-  *view = View{host, low, low, high};
+  *view = View{host, pattern.low, addresses[lanes.first] + displacement, pattern.step, pattern.shape};
   return host != nullptr;
 }
 

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "plugins/softgpu/ptx/address_pattern.h"
 #include "plugins/softgpu/ptx/program.h"
 
 namespace softgpu::ptx {
@@ -16,9 +17,12 @@ std::byte* Resolve(Block& block, const Instruction& instruction, std::uint32_t l
 // Host memory in which every access of an instruction lies: of address x it is at host + (x - base).
 struct View {
   std::byte* host = nullptr;
-  std::uint64_t base = 0;
-  std::uint64_t low = 0;  // Of all addresses.
-  std::uint64_t high = 0;
+  std::uint64_t base = 0;   // The lowest of all addresses.
+  std::uint64_t first = 0;  // That of the first lane.
+  std::uint64_t step = 0;
+  AddressPattern::Shape shape = AddressPattern::Shape::kAny;
+
+  bool IsLineOf(std::uint64_t bytes) const { return shape == AddressPattern::Shape::kLine && step == bytes; }
 };
 
 // False: there is no such memory, or an address is misaligned; Resolve() will tell for each lane.

@@ -1,12 +1,16 @@
 #include "plugins/softgpu/ptx/memory_operations.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
+#include <type_traits>
 
 #include "plugins/softgpu/ptx/memory_access.h"
 
 namespace softgpu::ptx {
 namespace {
+
+constexpr std::size_t kRunLanes = AddressPattern::kRunLanes;
 
 template <class U>
 U LoadFrom(const std::byte* host) {
@@ -20,22 +24,6 @@ std::array<U*, kCount> ValueRows(Block& block, const Instruction& instruction) {
   std::array<U*, kCount> rows;
   for (std::size_t i = 0; i < kCount; ++i) rows[i] = block.Row<U>(instruction.rows[i]);
   return rows;
-}
-
-// Is the address of each lane that of the lane before plus `bytes`?
-bool IsConsecutive(const std::uint64_t* addresses, const Lanes& lanes, std::size_t bytes) {
-  const std::uint64_t start = addresses[lanes.first];
-  std::uint64_t difference = 0;
-  for (std::size_t lane = lanes.first; lane < lanes.end; ++lane) {
-    difference |= addresses[lane] - start - (lane - lanes.first) * bytes;
-  }
-  return difference == 0;
-}
-
-// As IsConsecutive(), ruling most others out at once.
-bool IsCoalesced(const std::uint64_t* addresses, const Lanes& lanes, const View& view, std::size_t bytes) {
-  return lanes.index == nullptr && view.high - view.low == (lanes.count - 1) * bytes &&
-         IsConsecutive(addresses, lanes, bytes);
 }
 
 // Calls body(lane, host) for each lane until a fault.
@@ -122,6 +110,50 @@ void Gather(std::byte* host, const std::array<U*, kCount>& rows, std::size_t fir
   }
 }
 
+// Calls body(lane, host) for the first lane of each run, and for whether it is a whole one or which shorter length it
+// has.
+template <class Body>
+void ForEachRun(const View& view, const std::uint64_t* addresses, std::uint64_t displacement, const Lanes& lanes,
+                Body body) {
+  const std::uint64_t base = view.base - displacement;
+  std::size_t lane = lanes.first;
+  for (; lane + kRunLanes <= lanes.end; lane += kRunLanes)
+    body(lane, view.host + (addresses[lane] - base), std::integral_constant<std::size_t, kRunLanes>());
+  if (lane < lanes.end) body(lane, view.host + (addresses[lane] - base), lanes.end - lane);
+}
+
+// Where the addresses follow a pattern. False: they do not.
+template <class U>
+bool LoadPattern(const View& view, const std::uint64_t* addresses, std::uint64_t displacement, const Lanes& lanes,
+                 U* row) {
+  if (view.shape == AddressPattern::Shape::kLine) {
+    const std::byte* const host = view.host + (view.first - view.base);
+    const std::uint64_t step = view.step;
+    if (step == 0) {
+      std::fill(row + lanes.first, row + lanes.end, LoadFrom<U>(host));
+    } else if (step == sizeof(U)) {
+      std::memcpy(row + lanes.first, host, lanes.count * sizeof(U));
+    } else {
+      for (std::size_t i = 0; i < lanes.count; ++i)
+        row[lanes.first + i] = LoadFrom<U>(view.host + (view.first - view.base + i * step));
+    }
+    return true;
+  }
+  if (view.shape != AddressPattern::Shape::kRuns) return false;
+  if (view.step == 0) {
+    ForEachRun(view, addresses, displacement, lanes, [row](std::size_t lane, const std::byte* host, auto count) {
+      std::fill_n(row + lane, std::size_t{count}, LoadFrom<U>(host));
+    });
+  } else if (view.step == sizeof(U)) {
+    ForEachRun(view, addresses, displacement, lanes, [row](std::size_t lane, const std::byte* host, auto count) {
+      std::memcpy(row + lane, host, count * sizeof(U));
+    });
+  } else {
+    return false;
+  }
+  return true;
+}
+
 template <class U, std::size_t kCount>
 void Load(Block& block, const Instruction& instruction, const Lanes& lanes) {
   constexpr std::size_t kBytes = sizeof(U) * kCount;
@@ -134,21 +166,41 @@ void Load(Block& block, const Instruction& instruction, const Lanes& lanes) {
     return;
   }
   const std::uint64_t* const addresses = block.Row<std::uint64_t>(instruction.rows[kAddressRow]);
-  if (kCount == 1 && view.low == view.high) {
-    const U value = LoadFrom<U>(view.host);
-    ForEachLane(lanes, [row = rows[0], value](std::size_t lane) { row[lane] = value; });
-  } else if (kCount == 1 && IsCoalesced(addresses, lanes, view, kBytes)) {
-    std::memcpy(rows[0] + lanes.first, view.host, lanes.count * kBytes);
-  } else if (kCount > 1 && IsCoalesced(addresses, lanes, view, kBytes) && AreApart(instruction, kCount)) {
+  const auto displacement = static_cast<std::uint64_t>(instruction.displacement);
+  if (kCount == 1 && LoadPattern(view, addresses, displacement, lanes, rows[0])) return;
+  if (kCount > 1 && view.IsLineOf(kBytes) && AreApart(instruction, kCount)) {
     Deal<U, kCount>(view.host, rows, lanes.first, lanes.count);
-  } else {
-    const std::byte* const origin = view.host;
-    const std::uint64_t base = view.base - static_cast<std::uint64_t>(instruction.displacement);
-    ForEachLane(lanes, [=](std::size_t lane) {
-      const std::byte* const host = origin + (addresses[lane] - base);
-      for (std::size_t i = 0; i < kCount; ++i) rows[i][lane] = LoadFrom<U>(host + i * sizeof(U));
-    });
+    return;
   }
+  const std::byte* const origin = view.host;
+  const std::uint64_t base = view.base - displacement;
+  ForEachLane(lanes, [=](std::size_t lane) {
+    const std::byte* const host = origin + (addresses[lane] - base);
+    for (std::size_t i = 0; i < kCount; ++i) rows[i][lane] = LoadFrom<U>(host + i * sizeof(U));
+  });
+}
+
+// As LoadPattern(). In order: of lanes that write to one place, the last wins.
+template <class U>
+bool StorePattern(const View& view, const std::uint64_t* addresses, std::uint64_t displacement, const Lanes& lanes,
+                  const U* row) {
+  if (view.shape == AddressPattern::Shape::kLine) {
+    const std::uint64_t step = view.step;
+    if (step == 0) {
+      std::memcpy(view.host, row + lanes.end - 1, sizeof(U));
+    } else if (step == sizeof(U)) {
+      std::memcpy(view.host, row + lanes.first, lanes.count * sizeof(U));
+    } else {
+      for (std::size_t i = 0; i < lanes.count; ++i)
+        std::memcpy(view.host + (view.first - view.base + i * step), row + lanes.first + i, sizeof(U));
+    }
+    return true;
+  }
+  if (view.shape != AddressPattern::Shape::kRuns || view.step != sizeof(U)) return false;
+  ForEachRun(view, addresses, displacement, lanes, [row](std::size_t lane, std::byte* host, auto count) {
+    std::memcpy(host, row + lane, count * sizeof(U));
+  });
+  return true;
 }
 
 template <class U, std::size_t kCount>
@@ -163,16 +215,14 @@ void Store(Block& block, const Instruction& instruction, const Lanes& lanes) {
     return;
   }
   const std::uint64_t* const addresses = block.Row<std::uint64_t>(instruction.rows[kAddressRow]);
-  if (kCount == 1 && IsCoalesced(addresses, lanes, view, kBytes)) {
-    std::memcpy(view.host, rows[0] + lanes.first, lanes.count * kBytes);
-    return;
-  }
-  if (kCount > 1 && IsCoalesced(addresses, lanes, view, kBytes)) {
+  const auto displacement = static_cast<std::uint64_t>(instruction.displacement);
+  if (kCount == 1 && StorePattern(view, addresses, displacement, lanes, rows[0])) return;
+  if (kCount > 1 && view.IsLineOf(kBytes)) {
     Gather<U, kCount>(view.host, rows, lanes.first, lanes.count);
     return;
   }
-  // In order: of lanes that write to one place, the last wins.
-  const std::uint64_t base = view.base - static_cast<std::uint64_t>(instruction.displacement);
+  // In order, as above.
+  const std::uint64_t base = view.base - displacement;
   for (std::uint32_t i = 0; i < lanes.count; ++i) {
     const std::uint32_t lane = lanes.index == nullptr ? lanes.first + i : lanes.index[i];
     std::byte* const host = view.host + (addresses[lane] - base);

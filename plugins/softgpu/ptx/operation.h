@@ -59,7 +59,12 @@ void MapRows2(Block& block, const Instruction& instruction, const Lanes& lanes) 
   D* const d = block.Row<D>(instruction.rows[0]);
   const A* const a = block.Row<A>(instruction.rows[1]);
   const B* const b = block.Row<B>(instruction.rows[2]);
-  ForEachLane(lanes, [=](std::size_t i) { d[i] = static_cast<D>(F(a[i], b[i])); });
+  // A number in the program, mostly. That it is one leaves the compiler more to do once instead of per lane.
+  if (instruction.IsUniform(2)) {
+    ForEachLane(lanes, [=, b = b[lanes.first]](std::size_t i) { d[i] = static_cast<D>(F(a[i], b)); });
+  } else {
+    ForEachLane(lanes, [=](std::size_t i) { d[i] = static_cast<D>(F(a[i], b[i])); });
+  }
 }
 
 template <auto F, class D, class A, class B, class C>

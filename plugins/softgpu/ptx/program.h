@@ -12,6 +12,8 @@
 #include <span>
 #include <vector>
 
+#include "plugins/softgpu/ptx/known_patterns.h"
+#include "plugins/softgpu/ptx/lanes.h"
 #include "plugins/softgpu/ptx/launch.h"
 #include "plugins/softgpu/ptx/types.h"
 
@@ -19,14 +21,6 @@ namespace softgpu::ptx {
 
 struct Block;
 struct Instruction;
-
-// The lanes that an instruction runs for: [first, end), or if `index` is not null those `count` it lists, ascending.
-struct Lanes {
-  std::uint32_t first = 0;
-  std::uint32_t end = 0;
-  std::uint32_t count = 0;
-  const std::uint16_t* index = nullptr;
-};
 
 // Faults are left in Block::fault.
 using Handler = void (*)(Block&, const Instruction&, const Lanes&);
@@ -54,8 +48,13 @@ struct Instruction {
   Kind kind = Kind::kCompute;
   Space space = Space::kNone;  // Of a memory access.
   bool guard_negated = false;
+  bool writes_address = false;  // Perhaps, into a row that an access of the program takes its addresses from.
   std::uint8_t mask_row = 0;
+  std::uint8_t uniform_rows = 0;  // Bit i: rows[i] is known to have one value for all lanes of the block.
+
+  bool IsUniform(std::size_t i) const { return (uniform_rows >> i & 1) != 0; }
 };
+static_assert(kMaxRows <= 8);
 
 enum class SpecialRegister : std::uint8_t {
   kTidX,
@@ -95,6 +94,9 @@ struct FixedRow {
   std::uint64_t value = 0;   // kValue; the addend of the two addresses.
 };
 
+// Has it one value for all lanes of a block?
+bool IsUniform(const FixedRow& fixed);
+
 struct Program {
   std::vector<Instruction> instructions;  // The last is kExit.
   std::vector<FixedRow> fixed_rows;
@@ -116,6 +118,7 @@ struct Block {
   DeviceMemory* memory = nullptr;
   std::array<Segment, 4> segments;  // The last found.
   std::size_t next_segment = 0;
+  KnownPatterns patterns;  // Of rows of addresses. Whoever writes to such a row forgets them.
 
   LaunchStatus fault = LaunchStatus::kDone;
   std::uint64_t fault_address = 0;

@@ -2,6 +2,25 @@
 
 namespace softgpu::ptx {
 
+bool IsUniform(const FixedRow& fixed) {
+  if (fixed.kind != FixedRow::Kind::kSpecial) return true;
+  switch (fixed.special) {
+    case SpecialRegister::kTidX:
+    case SpecialRegister::kTidY:
+    case SpecialRegister::kTidZ:
+    case SpecialRegister::kLaneid:
+    case SpecialRegister::kWarpid:
+    case SpecialRegister::kLanemaskEq:
+    case SpecialRegister::kLanemaskLe:
+    case SpecialRegister::kLanemaskLt:
+    case SpecialRegister::kLanemaskGe:
+    case SpecialRegister::kLanemaskGt:
+      return false;
+    default:
+      return true;
+  }
+}
+
 std::uint32_t RowAllocator::Allocate(std::uint32_t bytes) {
   if (overflowed()) return 0;
   const std::uint32_t row = next_;

@@ -6,6 +6,7 @@
 #include <array>
 #include <bit>
 #include <cstdint>
+#include <cstring>
 
 #include "plugins/softgpu/ptx/operation.h"
 
@@ -20,11 +21,20 @@ constexpr U32 kWarpLanes = 32;
 // Calls body(first lane of the warp, set of its active lanes) for each warp with any.
 template <class Body>
 void ForEachWarp(const Lanes& lanes, Body body) {
-  const auto lane_at = [&](U32 i) -> U32 { return lanes.index == nullptr ? lanes.first + i : lanes.index[i]; };
+  if (lanes.index == nullptr) {
+    for (U32 first = lanes.first / kWarpLanes * kWarpLanes; first < lanes.end; first += kWarpLanes) {
+      U32 active = ~U32{0};
+      if (lanes.first > first) active &= ~U32{0} << (lanes.first - first);
+      if (lanes.end - first < kWarpLanes) active &= (U32{1} << (lanes.end - first)) - 1;
+      body(first, active);
+    }
+    return;
+  }
   for (U32 i = 0; i < lanes.count;) {
-    const U32 warp = lane_at(i) / kWarpLanes;
+    const U32 warp = lanes.index[i] / kWarpLanes;
     U32 active = 0;
-    for (; i < lanes.count && lane_at(i) / kWarpLanes == warp; ++i) active |= U32{1} << (lane_at(i) % kWarpLanes);
+    for (; i < lanes.count && lanes.index[i] / kWarpLanes == warp; ++i)
+      active |= U32{1} << (lanes.index[i] % kWarpLanes);
     body(warp * kWarpLanes, active);
   }
 }
@@ -36,7 +46,87 @@ void ForEachBit(U32 set, Body body) {
 
 enum class Shuffle { kUp, kDown, kButterfly, kIndex };
 
-// Rows: d, in-range predicate or kNoRow, a, b, c, mask. Source: PTX ISA 8.5, shfl.sync.
+// Which lane of its warp a lane reads from: itself if what it asks for is out of range. Source: PTX ISA 8.5, shfl.sync.
+struct ShuffleSource {
+  U32 lane = 0;
+  bool in_range = false;
+};
+
+template <Shuffle kMode>
+ShuffleSource SourceOf(U32 lane, U32 b, U32 c) {
+  const U32 offset = b & 31;
+  const U32 segment = (c >> 8) & 31;
+  const U32 clamp = c & 31;
+  const U32 low = lane & segment;
+  const U32 high = low | (clamp & ~segment);
+  U32 from = lane;
+  bool in_range = false;
+  if (kMode == Shuffle::kUp) {
+    in_range = static_cast<std::int32_t>(lane - offset) >= static_cast<std::int32_t>(high);
+    from = lane - offset;
+  } else if (kMode == Shuffle::kDown) {
+    from = lane + offset;
+    in_range = from <= high;
+  } else if (kMode == Shuffle::kButterfly) {
+    from = lane ^ offset;
+    in_range = from <= high;
+  } else {
+    from = low | (offset & ~segment);
+    in_range = from <= high;
+  }
+  return {in_range ? from & 31 : lane, in_range};
+}
+
+// What a shuffle does to a whole warp whose lanes all ask for the same.
+class WarpShuffle {
+ public:
+  template <Shuffle kMode>
+  static WarpShuffle Of(U32 b, U32 c) {
+    WarpShuffle shuffle;
+    for (U32 lane = 0; lane < kWarpLanes; ++lane) shuffle.from_[lane] = SourceOf<kMode>(lane, b, c).lane;
+    for (U32 lane = 0; lane < kWarpLanes; ++lane) shuffle.in_range_[lane] = SourceOf<kMode>(lane, b, c).in_range;
+    for (U32 run = 0; run < kRuns; ++run) {
+      const U32* const from = &shuffle.from_[run * kRunLanes];
+      U32 different = 0;
+      for (U32 i = 0; i < kRunLanes; ++i) different |= from[i] ^ (from[0] + i);
+      shuffle.is_copy_[run] = different == 0;
+    }
+    return shuffle;
+  }
+
+  // REQUIRES: `before` and `d` are apart
+  void Apply(const U32* before, U32* d) const {
+    for (U32 run = 0; run < kRuns; ++run) {
+      const U32* const from = &from_[run * kRunLanes];
+      U32* const to = d + run * kRunLanes;
+      if (is_copy_[run]) {
+        std::memcpy(to, before + from[0], kRunLanes * sizeof(U32));
+      } else {
+        for (U32 i = 0; i < kRunLanes; ++i) to[i] = before[from[i]];
+      }
+    }
+  }
+
+  const std::array<U8, kWarpLanes>& in_range() const { return in_range_; }
+
+ private:
+  static constexpr U32 kRunLanes = 8;  // That one move of a vector register can fill.
+  static constexpr U32 kRuns = kWarpLanes / kRunLanes;
+  std::array<U32, kWarpLanes> from_ = {};
+  std::array<U8, kWarpLanes> in_range_ = {};
+  std::array<bool, kRuns> is_copy_ = {};
+};
+
+bool IsUniform(const Block& block, const Instruction& instruction, std::size_t number, const Lanes& lanes) {
+  if (instruction.IsUniform(number)) return true;
+  const U32* const row = block.Row<U32>(instruction.rows[number]);
+  const U32 value = row[lanes.first];
+  U32 different = 0;
+  ForEachLane(lanes, [&](std::size_t lane) { different |= row[lane] ^ value; });
+  return different == 0;
+}
+
+// Rows: d, in-range predicate or kNoRow, a, b, c, mask.
 template <Shuffle kMode>
 void ShuffleLanes(Block& block, const Instruction& instruction, const Lanes& lanes) {
   U32* const d = block.Row<U32>(instruction.rows[0]);
@@ -44,32 +134,22 @@ void ShuffleLanes(Block& block, const Instruction& instruction, const Lanes& lan
   const U32* const a = block.Row<U32>(instruction.rows[2]);
   const U32* const b = block.Row<U32>(instruction.rows[3]);
   const U32* const c = block.Row<U32>(instruction.rows[4]);
+  const bool is_uniform =
+      lanes.index == nullptr && IsUniform(block, instruction, 3, lanes) && IsUniform(block, instruction, 4, lanes);
+  const WarpShuffle shuffle = is_uniform ? WarpShuffle::Of<kMode>(b[lanes.first], c[lanes.first]) : WarpShuffle();
   ForEachWarp(lanes, [&](U32 first, U32 active) {
+    const bool is_whole = is_uniform && active == ~U32{0};
     std::array<U32, kWarpLanes> before;
-    std::copy_n(a + first, kWarpLanes, before.begin());
+    if (!is_whole || a == d) std::copy_n(a + first, kWarpLanes, before.begin());
+    if (is_whole) {
+      shuffle.Apply(a == d ? before.data() : a + first, d + first);
+      if (in_range != nullptr) std::ranges::copy(shuffle.in_range(), in_range + first);
+      return;
+    }
     ForEachBit(active, [&](U32 lane) {
-      const U32 offset = b[first + lane] & 31;
-      const U32 segment = (c[first + lane] >> 8) & 31;
-      const U32 clamp = c[first + lane] & 31;
-      const U32 low = lane & segment;
-      const U32 high = low | (clamp & ~segment);
-      U32 from = lane;
-      bool valid = false;
-      if (kMode == Shuffle::kUp) {
-        valid = static_cast<std::int32_t>(lane - offset) >= static_cast<std::int32_t>(high);
-        from = lane - offset;
-      } else if (kMode == Shuffle::kDown) {
-        from = lane + offset;
-        valid = from <= high;
-      } else if (kMode == Shuffle::kButterfly) {
-        from = lane ^ offset;
-        valid = from <= high;
-      } else {
-        from = low | (offset & ~segment);
-        valid = from <= high;
-      }
-      d[first + lane] = before[valid ? from & 31 : lane];
-      if (in_range != nullptr) in_range[first + lane] = valid;
+      const ShuffleSource source = SourceOf<kMode>(lane, b[first + lane], c[first + lane]);
+      d[first + lane] = before[source.lane];
+      if (in_range != nullptr) in_range[first + lane] = source.in_range;
     });
   });
 }

@@ -183,6 +183,50 @@ consumer:
   EXPECT_EQ(found[31], 77u);
 }
 
+// Threads that arrived without waiting count for the barrier at which all then meet, and for no later one.
+TEST(ControlFlowTest, BarrierOpensForAllAtOnceAndIsAsNewAfterwards) {
+  Machine machine(Kernel(R"(
+  .shared .align 4 .b8 words[4];
+  bar.arrive 2, 128;
+  bar.sync 2, 96;
+  setp.lt.u32 %p, %t, 16;
+  @%p bra low;
+  bar.sync 2;
+  ld.shared.u32 %v, [words];
+  bra join;
+low:
+  mov.u32 %v, 5;
+  st.shared.u32 [words], %v;
+  bar.sync 2;
+join:
+  bar.sync 0;
+  st.global.u32 [%a], %v;
+  ret;)"));
+  for (const std::uint32_t word : RunOn(machine, 61)) EXPECT_EQ(word, 5u);
+}
+
+TEST(ControlFlowTest, BarrierThatThereIsNotIsAnErrorAlsoOfAllAtOnce) {
+  Machine machine(Kernel("bar.sync 16; ret;"));
+  EXPECT_EQ(machine.Run("test", {}, {32, 1, 1}, Arguments(machine.Upload(Words(32)))).status,
+            LaunchStatus::kIllegalInstruction);
+}
+
+TEST(ControlFlowTest, LanesThatLeaveInAnyPatternLeaveTheOthersRunning) {
+  Machine machine(Kernel(R"(
+  mul.lo.u32 %v, %t, 0x9E3779B1;
+  shr.u32 %v, %v, 30;
+  mov.u32 %w, 0;
+again:
+  setp.eq.u32 %p, %v, %w;
+  @%p st.global.u32 [%a], %w;
+  @%p exit;
+  add.u32 %w, %w, 1;
+  bar.sync 0;
+  bra again;)"));
+  const Words found = RunOn(machine, 203, Words(203, 99));
+  for (std::uint32_t i = 0; i < 203; ++i) EXPECT_EQ(found[i], (i * 0x9E3779B1u) >> 30) << i;
+}
+
 TEST(ControlFlowTest, BarrierReductionsSeeEveryThread) {
   Machine machine(Kernel(R"(
   setp.lt.u32 %p, %t, 5;

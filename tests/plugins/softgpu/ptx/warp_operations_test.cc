@@ -44,36 +44,64 @@ std::pair<Words, Words> RunBody(const std::string& body) {
 
 std::uint32_t HashOf(std::uint32_t thread) { return thread * 0x9E3779B1u; }
 
+struct Source {
+  std::uint32_t lane = 0;
+  bool in_range = false;
+};
+
+// Source: the pseudocode of PTX ISA 8.5, shfl.sync.
+Source SourceOf(const std::string& mode, std::uint32_t thread, std::uint32_t offset, std::uint32_t clamp) {
+  const int lane = static_cast<int>(thread % 32), bval = static_cast<int>(offset & 31),
+            cval = static_cast<int>(clamp & 31);
+  const int segmask = static_cast<int>((clamp >> 8) & 31);
+  const int max_lane = (lane & segmask) | (cval & ~segmask), min_lane = lane & segmask;
+  int j = mode == "up" ? lane - bval : mode == "down" ? lane + bval : lane ^ bval;
+  if (mode == "idx") j = min_lane | (bval & ~segmask);
+  const bool in_range = mode == "up" ? j >= max_lane : j <= max_lane;
+  return {static_cast<std::uint32_t>(in_range ? j : lane), in_range};
+}
+
 TEST(WarpOperationsTest, ShufflesFollowThePseudocodeOfTheSpecification) {
   for (const std::string mode : {"up", "down", "bfly", "idx"}) {
-    for (const std::uint32_t offset : {0u, 1u, 7u, 16u, 31u, 33u}) {
+    for (const std::uint32_t offset : {0u, 1u, 7u, 8u, 16u, 31u, 33u}) {
       for (const std::uint32_t clamp : {0u, 31u, 0x1F00u, 0x181Fu, 0x1800u, 0x1C03u}) {
         const auto [values, flags] = RunBody(
             fmt::format("shfl.sync.{}.b32 %v|%p, %m, {}, {}, 0xffffffff; selp.u32 %w, 1, 0, %p;", mode, offset, clamp));
         for (std::uint32_t thread = 0; thread < 96; ++thread) {
-          const int lane = static_cast<int>(thread % 32), bval = static_cast<int>(offset & 31),
-                    cval = static_cast<int>(clamp & 31);
-          const int segmask = static_cast<int>((clamp >> 8) & 31);
-          const int max_lane = (lane & segmask) | (cval & ~segmask), min_lane = lane & segmask;
-          int j = 0;
-          bool in_range = false;
-          if (mode == "up") {
-            j = lane - bval;
-            in_range = j >= max_lane;
-          } else if (mode == "down") {
-            j = lane + bval;
-            in_range = j <= max_lane;
-          } else if (mode == "bfly") {
-            j = lane ^ bval;
-            in_range = j <= max_lane;
-          } else {
-            j = min_lane | (bval & ~segmask);
-            in_range = j <= max_lane;
-          }
-          if (!in_range) j = lane;
-          ASSERT_EQ(values[thread], HashOf(thread / 32 * 32 + static_cast<std::uint32_t>(j)))
+          const Source source = SourceOf(mode, thread, offset, clamp);
+          ASSERT_EQ(values[thread], HashOf(thread / 32 * 32 + source.lane))
               << mode << offset << " " << clamp << " " << thread;
-          ASSERT_EQ(flags[thread], in_range ? 1u : 0u);
+          ASSERT_EQ(flags[thread], source.in_range ? 1u : 0u);
+        }
+      }
+    }
+  }
+}
+
+// Whole warps that ask for the same go a way of their own. Here threads 0 to 4 and 90 to 95 stay away, or every third;
+// the offset differs, or does not; and the result goes where the value was.
+TEST(WarpOperationsTest, ShufflesOfSomeThreadsAndOfDifferentOffsets) {
+  struct Members {
+    std::string predicate;  // Into %q
+    bool (*has)(std::uint32_t thread);
+  };
+  const Members all{"setp.ge.u32 %q, %t, 0;", [](std::uint32_t) { return true; }};
+  const Members range{"sub.u32 %w, %t, 5; setp.lt.u32 %q, %w, 85;",
+                      [](std::uint32_t thread) { return thread >= 5 && thread < 90; }};
+  const Members list{"rem.u32 %w, %t, 3; setp.ne.u32 %q, %w, 0;", [](std::uint32_t thread) { return thread % 3 != 0; }};
+  for (const Members& members : {all, range, list}) {
+    for (const std::string mode : {"up", "down", "bfly", "idx"}) {
+      for (const std::uint32_t step : {0u, 1u}) {
+        SCOPED_TRACE(members.predicate + mode);
+        const auto [values, flags] =
+            RunBody(fmt::format("{} mad.lo.u32 %w, %t, {}, 4; mov.u32 %v, %m; setp.ne.u32 %p, 0, 0; "
+                                "@%q shfl.sync.{}.b32 %v|%p, %v, %w, {}, 0xffffffff; selp.u32 %w, 1, 0, %p;",
+                                members.predicate, step, mode, mode == "up" ? 0 : 31));
+        for (std::uint32_t thread = 0; thread < 96; ++thread) {
+          const Source source = SourceOf(mode, thread, thread * step + 4, mode == "up" ? 0 : 31);
+          const bool moves = members.has(thread);
+          ASSERT_EQ(values[thread], HashOf(moves ? thread / 32 * 32 + source.lane : thread)) << thread;
+          ASSERT_EQ(flags[thread], moves && source.in_range ? 1u : 0u) << thread;
         }
       }
     }
