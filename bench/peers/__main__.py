@@ -7,6 +7,7 @@ all. What a round could not measure is left out, with the reason.
 import argparse
 import contextlib
 import json
+import math
 import os
 import platform
 import signal
@@ -32,6 +33,7 @@ class Plan:
 
     def __init__(self, arguments):
         self.quick = arguments.quick
+        self.rounds_s = arguments.minutes * 60 if arguments.minutes else QUICK_ROUNDS_S if self.quick else math.inf
         self.move = arguments.mib or (256 if self.quick else 2048)
         self.runs = arguments.runs or (3 if self.quick else 5)
         self.checkpoint = self.live = 2 * self.move
@@ -225,6 +227,7 @@ def parse():
     parser.add_argument("--plot", action="store_true", help="also draw bench/downtime.svg: downtime by size")
     parser.add_argument("--mib", type=int, help="memory of the job that is moved; other sizes follow (default 2048, quick 256)")
     parser.add_argument("--runs", type=int, help="rounds (default 5, quick at most 3)")
+    parser.add_argument("--minutes", type=float, help="no round that would not end within so many")
     parser.add_argument("--only", type=lambda text: text.split(","), metavar="PEER,...",
                         help="only peers whose names begin so, as on stderr: gpumig_live,criu_checkpoint_bf16")
     parser.add_argument("--repository", required=True, help=argparse.SUPPRESS)
@@ -258,7 +261,7 @@ def main():
                 results.skip(f"{name} {mib} MiB", "this CRIU is built without TLS")
         for done in range(plan.runs):
             spent = time.monotonic() - begin
-            if plan.quick and done > 0 and spent + spent / done > QUICK_ROUNDS_S:
+            if done > 0 and spent + spent / done > plan.rounds_s:
                 break
             print(f"round {done + 1} of {plan.runs}", file=sys.stderr)
             measure_round(nodes, drop, podman, plan, results)

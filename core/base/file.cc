@@ -1,7 +1,9 @@
 #include "core/base/file.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <array>
@@ -110,6 +112,11 @@ Result<void> WriteFileDurably(const std::filesystem::path& path, std::string_vie
     return written.error().AddContext(fmt::format("write {}", path.string()));
   }
   return Ok();
+}
+
+bool IsInMemory(const std::filesystem::path& directory) {
+  struct statfs status{};
+  return statfs(directory.c_str(), &status) == 0 && (status.f_type == TMPFS_MAGIC || status.f_type == RAMFS_MAGIC);
 }
 
 Result<void> SyncDirectory(const std::filesystem::path& directory) {

@@ -35,6 +35,9 @@ Result<void> WriteControlFile(const std::filesystem::path& path, std::string_vie
 // Readers see the old file or all of the new one; on return it survives a power cut. Mode 0600 unless told.
 Result<void> WriteFileDurably(const std::filesystem::path& path, std::string_view text, unsigned mode = 0600);
 
+// Whether files of `directory` are kept in memory only (tmpfs).
+bool IsInMemory(const std::filesystem::path& directory);
+
 Result<void> SyncDirectory(const std::filesystem::path& directory);
 Result<void> MakeDirectories(const std::filesystem::path& directory, unsigned mode = 0700);
 

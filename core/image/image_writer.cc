@@ -1,8 +1,6 @@
 #include "core/image/image_writer.h"
 
 #include <fcntl.h>
-#include <linux/magic.h>
-#include <sys/vfs.h>
 
 #include <algorithm>
 #include <chrono>
@@ -104,10 +102,7 @@ Result<ImageSummary> WriteInto(ImageDirectory& image, SourceDirectory source, co
 // A page cache takes bytes at the speed of memory, and the disk behind it gets them when the image is made safe. What
 // that one does is not known in time; a good one writes 1 GB/s.
 double LikelyRate(const std::filesystem::path& directory) {
-  struct statfs status{};
-  const bool memory =
-      statfs(directory.c_str(), &status) == 0 && (status.f_type == TMPFS_MAGIC || status.f_type == RAMFS_MAGIC);
-  return memory ? std::numeric_limits<double>::infinity() : 1e9;
+  return IsInMemory(directory) ? std::numeric_limits<double>::infinity() : 1e9;
 }
 
 // What a person needs to know once the disk was full: how much it takes, and how much there is, now that what was

@@ -2,6 +2,8 @@
 
 #include <filesystem>
 #include <optional>
+#include <sstream>
+#include <string_view>
 
 #include "core/base/file.h"
 
@@ -28,13 +30,27 @@ constexpr KnownTarget kKnownTargets[] = {
 
 constexpr std::size_t kLargestMapsBytes = std::size_t{64} << 20;
 
+// A line of /proc/PID/maps: "... /SYSV0052e2c1 (deleted)", the segment's key in hexadecimal.
+bool IsSystemVSegment(std::string_view line) {
+  constexpr std::string_view kName = " /SYSV";
+  constexpr std::size_t kKeyDigits = 8;
+  const std::size_t name = line.find(kName);
+  if (name == line.npos) return false;
+  const std::string_view key = line.substr(name + kName.size());
+  return key.find_first_not_of("0123456789abcdef") == kKeyDigits && key.substr(kKeyDigits) == " (deleted)";
+}
+
 // CRIU takes segments of System V only where the workload has a namespace of its own for them.
 std::optional<Blocker> FindSystemVMemory(pid_t pid) {
   std::error_code error;
   const auto theirs = std::filesystem::read_symlink(fmt::format("/proc/{}/ns/ipc", pid), error);
   if (error || theirs != std::filesystem::read_symlink("/proc/self/ns/ipc", error)) return std::nullopt;
   const Result<std::string> maps = ReadTextFile(fmt::format("/proc/{}/maps", pid), kLargestMapsBytes);
-  if (!maps || maps->find(" /SYSV") == std::string::npos) return std::nullopt;
+  if (!maps) return std::nullopt;
+  std::istringstream lines(*maps);
+  bool has_segment = false;
+  for (std::string line; !has_segment && std::getline(lines, line);) has_segment = IsSystemVSegment(line);
+  if (!has_segment) return std::nullopt;
   return Blocker{pid, "has System V shared memory (shmget) of this host",
                  "let it use POSIX shared memory or memfd, or run it in an IPC namespace of its own (unshare --ipc)"};
 }

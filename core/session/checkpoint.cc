@@ -1,5 +1,6 @@
 #include "core/session/checkpoint.h"
 
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 
 #include <algorithm>
@@ -15,6 +16,7 @@
 #include "core/image/image_writer.h"
 #include "core/image/materialise.h"
 #include "core/session/ahead_file.h"
+#include "core/session/blockers.h"
 #include "core/session/host_memory.h"
 #include "core/session/restore_workload.h"
 #include "core/session/staging.h"
@@ -63,18 +65,55 @@ Result<void> CheckImageDirectory(const std::filesystem::path& image) {
 struct AheadCopy {
   StagingDirectory directory;
   AheadFile file;
-  LiveCopy copy;
+  std::optional<LiveCopy> copy;  // as long as it watches
 
-  static Result<std::unique_ptr<AheadCopy>> Make(const Site& site) {
+  static Result<std::unique_ptr<AheadCopy>> Make(const Site& site, std::uint64_t beside_bytes) {
     StagingDirectory directory = GPUMIG_TRY(StagingDirectory::Create(site, StagingDirectory::Use::kDump));
-    AheadFile file = GPUMIG_TRY(AheadFile::Make(directory.path()));
+    AheadFile file = GPUMIG_TRY(AheadFile::Make(directory.path(), beside_bytes));
     return std::unique_ptr<AheadCopy>(new AheadCopy(std::move(directory), std::move(file)));
   }
 
  private:
   AheadCopy(StagingDirectory staging, AheadFile ahead)
-      : directory(std::move(staging)), file(std::move(ahead)), copy(file, LiveOptions()) {}
+      : directory(std::move(staging)), file(std::move(ahead)), copy(std::in_place, file, LiveOptions()) {}
 };
+
+bool AreOnOneFilesystem(const std::filesystem::path& a, const std::filesystem::path& b) {
+  struct stat of_a{};
+  struct stat of_b{};
+  return stat(a.c_str(), &of_a) == 0 && stat(b.c_str(), &of_b) == 0 && of_a.st_dev == of_b.st_dev;
+}
+
+// What the staging directory must have room for, beside host memory: device memory, and the image if it is there too.
+std::uint64_t RoomBesideHostMemory(const SessionContext& context, const CheckpointRequest& request,
+                                   const std::vector<pid_t>& processes) {
+  const std::uint64_t device_bytes = context.device->HeldBytes(processes).value_or(0);
+  const bool image_too = AreOnOneFilesystem(context.site.staging_directory,
+                                            std::filesystem::absolute(request.image).lexically_normal().parent_path());
+  return device_bytes + (image_too ? device_bytes + MemoryOf(processes).anonymous_bytes : 0);
+}
+
+// While memory was copied, the workload may have taken to what cannot be captured.
+Result<std::unique_ptr<AheadCopy>> CopyAhead(const SessionContext& context, const CheckpointRequest& request,
+                                             WorkloadControl& control) {
+  const std::vector<pid_t> processes = GPUMIG_TRY(control.tree().Processes());
+  std::unique_ptr<AheadCopy> ahead =
+      GPUMIG_TRY(AheadCopy::Make(context.site, RoomBesideHostMemory(context, request, processes)));
+  GPUMIG_TRY(ahead->copy->CopyInRounds([&] { return control.tree().Processes(); }, {}),
+             "copy memory of {} while it runs", request.workload.name);
+  GPUMIG_TRY(RefuseBlockers(FindBlockers(GPUMIG_TRY(control.tree().Processes()))));
+  return ahead;
+}
+
+LiveReport ReportOf(const AheadCopy& ahead) {
+  LiveReport report = ahead.copy->report();
+  if (ahead.file.dropped_bytes() > 0) {
+    report.left_alone.push_back(fmt::format("{} MiB: there was no room for more in the staging directory {}",
+                                            (ahead.file.dropped_bytes() >> 20) + 1,
+                                            ahead.directory.path().parent_path().string()));
+  }
+  return report;
+}
 
 // Everything from the first copy to the image, with the workload left stopped on success, or running where it is to be
 // left running.
@@ -83,9 +122,7 @@ Result<CheckpointReport> CaptureInto(const SessionContext& context, const Checkp
   std::unique_ptr<AheadCopy> ahead;
   if (request.live) {
     if (progress) progress("copying memory while it runs", 0);
-    ahead = GPUMIG_TRY(AheadCopy::Make(context.site));
-    GPUMIG_TRY(ahead->copy.CopyInRounds([&] { return control.tree().Processes(); }, {}),
-               "copy memory of {} while it runs", request.workload.name);
+    ahead = GPUMIG_TRY(CopyAhead(context, request, control));
   }
   GPUMIG_TRY(control.Stop(request.capture.limits, timeline));
   const WorkloadFacts facts = GPUMIG_TRY(control.Facts());
@@ -95,13 +132,15 @@ Result<CheckpointReport> CaptureInto(const SessionContext& context, const Checkp
   const std::vector<pid_t> processes = GPUMIG_TRY(control.tree().Processes());
   std::vector<UnwrittenFile>& memory = options.source.unwritten;
   std::vector<UnwrittenFile> copied;
+  CheckpointReport report;
   if (ahead) {
     timeline.Begin("layers");
-    LiveCopy::Finished finished = GPUMIG_TRY(ahead->copy.Finish(dumped, processes, {}));
+    LiveCopy::Finished finished = GPUMIG_TRY(ahead->copy->Finish(dumped, processes, {}));
     GPUMIG_TRY(WriteMemoryMap(finished.map, staging.path()));
     copied = std::move(finished.ahead);
     memory = std::move(finished.last);
-    ahead->file.Serve(copied);
+    ahead->file.Serve(copied, finished.map);
+    report.live = ReportOf(*ahead);
   } else {
     memory = GPUMIG_TRY(MemoryAsFiles(dumped, processes));
   }
@@ -113,13 +152,12 @@ Result<CheckpointReport> CaptureInto(const SessionContext& context, const Checkp
     timeline.Begin("thaw");
     GPUMIG_TRY(control.Resume());
     timeline.End();
+    if (ahead) ahead->copy.reset();  // it writes without being watched from here on
   } else {
     timeline.Begin("write_image");
   }
   std::ranges::move(copied, std::back_inserter(memory));
-  CheckpointReport report;
   for (const UnwrittenFile& file : memory) report.direct_bytes += file.bytes;
-  if (ahead) report.live = ahead->copy.report();
   options.source.facts_json = ToJson(facts);
   options.source.parallel = ParallelWith(progress, "writing the image");
   options.compression = request.compression;
@@ -182,6 +220,7 @@ Outcome<CheckpointReport> CheckpointWorkload(const SessionContext& context, cons
   const auto prepare = [&]() -> Result<WorkloadControl> {
     GPUMIG_TRY(CheckImageDirectory(request.image));
     const std::vector<pid_t> processes = GPUMIG_TRY(ProcessTree(request.workload.root));
+    GPUMIG_TRY(RefuseBlockers(FindBlockers(processes)));
     GPUMIG_TRY(
         CheckRoomForDump(context, processes, request.leave_running ? HostPath::kCriu : request.capture.host_path));
     return WorkloadControl::Attach(request.workload, context.site, context.criu, *context.device);

@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "core/host/process.h"
+#include "core/session/blockers.h"
 
 namespace gpumig {
 namespace {
@@ -33,6 +34,7 @@ Result<WorkloadControl*> LocalSource::Control() {
 Result<SealedCapture> LocalSource::Capture(std::uint32_t, const CallLimit& limit) {
   DropStaging();
   const std::vector<pid_t> processes = GPUMIG_TRY(ProcessTree(workload_.root));
+  GPUMIG_TRY(RefuseBlockers(FindBlockers(processes)));
   GPUMIG_TRY(CheckRoomForDump(context_, processes, options_.host_path));
   WorkloadControl* control = GPUMIG_TRY(Control());
   GPUMIG_TRY(MakeDirectories(staging_ / kImagesName));
@@ -44,6 +46,8 @@ Result<SealedCapture> LocalSource::Capture(std::uint32_t, const CallLimit& limit
     live.emplace(*shipper_, live_options_);
     GPUMIG_TRY(live->CopyInRounds([&] { return control->tree().Processes(); }, limit.stop),
                "copy memory of {} while it runs", workload_.name);
+    // Meanwhile it may have taken to what cannot be captured.
+    GPUMIG_TRY(RefuseBlockers(FindBlockers(GPUMIG_TRY(control->tree().Processes()))));
   }
 
   stopped_at_ = std::chrono::steady_clock::now();

@@ -10,7 +10,6 @@
 #include "core/base/file.h"
 #include "core/host/process.h"
 #include "core/host/ptrace_stop.h"
-#include "core/session/blockers.h"
 
 namespace gpumig {
 namespace {
@@ -70,7 +69,6 @@ Result<WorkloadControl> WorkloadControl::Attach(const Workload& workload, const 
   if (stat.start_ticks != workload.start_ticks || stat.state == 'Z') {
     return MakeError(ErrorCode::kNotFound, "process {} has ended", workload.root);
   }
-  GPUMIG_TRY(RefuseBlockers(FindBlockers(GPUMIG_TRY(ProcessTree(workload.root)))));
   Cgroup base = GPUMIG_TRY(Cgroup::Create(CgroupBaseOf(workload, site)));
   Result<WorkloadTree> tree =
       WorkloadTree::Take(workload.root, GPUMIG_TRY(Cgroup::Create(CgroupBaseOf(workload, site) + "/tree")));
@@ -247,6 +245,8 @@ bool WorkloadControl::HasEnded() const {
 Result<void> WorkloadControl::Resume() {
   const auto nothing_is_left = [&] { return HasEnded() && !std::filesystem::exists(tree_.cgroup().path()); };
   if (nothing_is_left()) return Ok();
+  // A plain process that was put back runs: its cgroup of ours went with that.
+  if (!workload_.is_ours() && !std::filesystem::exists(tree_.cgroup().path())) return Ok();
   // A CRIU that an earlier agent started goes on without it for a while, and freezes the tree again when it ends.
   const Cgroup criu_cgroup = GPUMIG_TRY(Cgroup::Create(CgroupBaseOf(workload_, site_) + "/criu"));
   GPUMIG_TRY(criu_cgroup.AwaitEmpty(kCriuEndLimit), "wait for CRIU to end");

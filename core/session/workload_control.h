@@ -33,8 +33,7 @@ struct StopLimits {
 // resumed. Thread safety: one thread at a time.
 class WorkloadControl {
  public:
-  // Gathers the workload's processes in its cgroup; they run on. Errors: those of WorkloadTree::Take();
-  // kUnsupported, one holds what CRIU is known not to capture.
+  // Gathers the workload's processes in its cgroup; they run on. Errors: those of WorkloadTree::Take().
   static Result<WorkloadControl> Attach(const Workload& workload, const Site& site, const Criu& criu,
                                         DevicePort& device);
 

@@ -107,6 +107,8 @@ TEST_F(CheckpointRefusalTest, MemoryThatCriuCannotCaptureIsNamedBeforeAnythingIs
     EXPECT_EQ(answer.code, 3);
     EXPECT_NE(answer.error().find(what), std::string::npos) << answer.error();
     EXPECT_NE(answer.next_step().find(cure), std::string::npos) << answer.next_step();
+    // What cannot be captured must be let go all the same, had it been frozen before anybody knew.
+    EXPECT_EQ(Gpumig({"resume", kind}).code, 0);
     EXPECT_TRUE(GrowsOn(log));
     EXPECT_FALSE(std::filesystem::exists(directory() / "image"));
   }
@@ -167,6 +169,28 @@ TEST_F(CheckpointRefusalTest, AFullDiskCostsTheJobNothing) {
   EXPECT_NE(answer.error().find((disk / "image").string()), std::string::npos) << answer.error();
   EXPECT_FALSE(std::filesystem::exists(disk / "image" / "manifest"));
   ExpectCounterRunsOn();
+  EXPECT_EQ(umount(disk.c_str()), 0);
+}
+
+// Found when it runs again already, back where it came from.
+TEST_F(CheckpointRefusalTest, AFullDiskCostsAProcessThatGpumigDidNotStartNothing) {
+  const auto log = directory() / "count";
+  const auto disk = directory() / "disk";
+  std::filesystem::create_directory(disk);
+  const pid_t pid = StartPlain({COUNTER, log, "2", "16"});
+  ASSERT_TRUE(GrowsOn(log));
+  ASSERT_EQ(mount("tmpfs", disk.c_str(), "tmpfs", 0, "size=2m"), 0);
+  for (const bool live : {false, true}) {
+    std::vector<std::string> command = {"checkpoint", std::to_string(pid), "--leave-running", "--image",
+                                        disk / "image"};
+    if (live) command.emplace_back("--live");
+    const CliAnswer answer = Gpumig(command);
+    EXPECT_EQ(answer.code, 4) << answer.errors;
+    EXPECT_EQ(answer.json["error"]["code"], "no_space") << answer.error();
+    EXPECT_TRUE(GrowsOn(log));
+    EXPECT_TRUE(NothingIsLeft());
+  }
+  EXPECT_TRUE(CountedByOne(log));
   EXPECT_EQ(umount(disk.c_str()), 0);
 }
 
